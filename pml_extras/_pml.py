@@ -1,0 +1,204 @@
+"""The conventions of pytorch-metric-learning: the one file that knows them.
+
+Index tuples, loss dictionaries, distances where larger or smaller is closer, references that are
+the batch itself unless given.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from torch import Tensor
+
+from pml_extras._checks import check_rows, refuse
+from pml_extras.functional.pairwise import euclidean_distance
+from pml_extras.functional.precision import at_least_float32, no_autocast
+
+LossDict = dict[str, dict[str, Any]]
+
+
+class FullPrecisionLoss(BaseMetricLossFunction):
+    """Base of our losses: pml's, computed in float32 at least and with a value for every batch.
+
+    Departures from ``BaseMetricLossFunction.forward`` of pml 2.9.0: half inputs and autocast
+    regions are computed in float32 and parameters keep their dtype (pml casts proxies in place, its
+    ``MultipleReducers`` casts losses down); an empty batch gives an attached 0 (pml: NaN in 11
+    losses); a zero row gets zero gradient where the distance normalises, since it has no direction
+    (pml: 1e12 times the gradient).
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """Compute the loss.
+
+        Args:
+            embeddings: (B, D) floating.
+            labels: (B,) one class a row.
+            indices_tuple: what a miner returned: (a, p, n) or (a1, p, a2, n), each (N,) int64.
+            ref_emb: (R, D) references; None is the batch itself, without self comparisons.
+            ref_labels: (R,) their classes.
+
+        Returns:
+            What the reducer makes of it, by default a 0-dim tensor.
+
+        Raises:
+            ValueError: an argument has another form.
+        """
+        check_rows(embeddings=embeddings)
+        if ref_emb is embeddings and ref_labels is labels:
+            ref_emb = ref_labels = None
+        if ref_emb is not None:
+            check_rows(ref_emb=ref_emb)
+            if ref_emb.shape[1] != embeddings.shape[1]:
+                expected = f"{embeddings.shape[1]} columns, as `embeddings`"
+                raise refuse("ref_emb", expected, f"{ref_emb.shape[1]} columns")
+        if indices_tuple is not None and len(indices_tuple) not in (3, 4):
+            raise refuse("indices_tuple", "(a, p, n) or (a1, p, a2, n)",
+                         f"{len(indices_tuple)} entries")  # fmt: skip
+        with no_autocast(embeddings):
+            embeddings = self._prepared(embeddings)
+            if ref_emb is not None:
+                ref_emb = self._prepared(ref_emb)
+            if len(embeddings) == 0:
+                self.reset_stats()
+                return self.reducer(self.zero_losses(), embeddings, labels)
+            return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+
+    def _prepared(self, rows: Tensor) -> Tensor:
+        rows = at_least_float32(rows)
+        return without_gradient_at_zero(rows) if self.distance.normalize_embeddings else rows
+
+
+def without_gradient_at_zero(rows: Tensor) -> Tensor:
+    """(B, D) ``rows``, zero gradient for rows of zeros: they have no direction to turn from."""
+    return rows.masked_fill((rows == 0).all(dim=1, keepdim=True), 0.0)
+
+
+def distance_matrix(distance: Any, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
+    """(B, R) what ``distance(embeddings, ref_emb)`` gives.
+
+    Departure: for pml's ``LpDistance(p=2)`` the matrix is ``functional.euclidean_distance``, since
+    the gradient of ``torch.cdist`` is wrong where points nearly coincide (0.2 relative error in
+    float32 at a distance of 1e-4). The steps are those of ``BaseDistance.forward``.
+    """
+    ref = None if ref_emb is embeddings else ref_emb
+    if type(distance) is not LpDistance or distance.p != 2:
+        matrix: Tensor = distance(embeddings, ref)
+        return matrix
+    distance.reset_stats()
+    query = distance.maybe_normalize(embeddings)
+    other = query if ref is None else distance.maybe_normalize(ref)
+    distance.set_default_stats(embeddings, ref_emb, query, other)
+    matrix = euclidean_distance(query, None if ref is None else other)
+    return matrix if distance.power == 1 else matrix**distance.power
+
+
+class Pairs(NamedTuple):
+    """Positive pairs (i, j) and negative pairs (k, l); second positions are of references."""
+
+    i: Tensor
+    j: Tensor
+    k: Tensor
+    l: Tensor  # noqa: E741
+
+
+def listed_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pairs:
+    """The pairs of a miner's tuple; a triplet (a, p, n) is the pairs (a, p) and (a, n)."""
+    listed = [x.to(device=device) for x in indices_tuple]
+    return Pairs(*listed) if len(listed) == 4 else Pairs(listed[0], listed[1], listed[0], listed[2])
+
+
+def label_masks(labels: Tensor, ref_labels: Tensor, *, ref_is_batch: bool) -> tuple[Tensor, Tensor]:
+    """(B, R) bool positive and negative by equality of labels, without self comparisons."""
+    positive = labels[:, None] == ref_labels
+    negative = ~positive
+    if ref_is_batch:
+        positive.fill_diagonal_(False)
+    return positive, negative
+
+
+def pair_masks(
+    indices_tuple: tuple[Tensor, ...] | None,
+    labels: Tensor | None,
+    ref_labels: Tensor | None,
+    shape: tuple[int, int],
+    device: torch.device,
+    *,
+    ref_is_batch: bool,
+) -> tuple[Tensor, Tensor]:
+    """(B, R) bool positive and negative, from a miner's tuple if there is one, else from labels."""
+    if indices_tuple is None:
+        labels, ref_labels = required_labels(labels, ref_labels)
+        return label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
+    pairs = listed_pairs(indices_tuple, device)
+    positive, negative = torch.zeros((2, *shape), dtype=torch.bool, device=device).unbind()
+    positive[pairs.i, pairs.j] = True
+    negative[pairs.k, pairs.l] = True
+    if (positive & negative).any():
+        raise refuse("indices_tuple", "each pair to be positive or negative", "a pair that is both")
+    return positive, negative
+
+
+def required_labels(labels: Tensor | None, ref_labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Refuse a batch that says nothing of its classes."""
+    if labels is None:
+        raise refuse("labels", "a (B,) tensor", "None", "Give labels or an indices_tuple.")
+    if ref_labels is None:
+        raise refuse("ref_labels", "an (R,) tensor", "None", "Give one label a reference.")
+    return labels, ref_labels
+
+
+def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
+    """Labels that index parameters: int64 in [0, num_classes)."""
+    if labels is None:
+        raise refuse(name, "a (B,) tensor", "None", "Proxies belong to classes.")
+    if labels.is_floating_point():
+        raise refuse(name, "integers", str(labels.dtype), "Call .long() on them.")
+    if len(labels) > 0:
+        low, high = (int(x) for x in labels.aminmax())
+        if low < 0 or high >= num_classes:
+            raise refuse(
+                name,
+                f"classes in [0, num_classes) = [0, {num_classes})",
+                f"values from {low} to {high}",
+                "Number the training classes from 0.",
+            )
+    return labels.long()
+
+
+def anchor_weights(
+    indices_tuple: tuple[Tensor, ...] | None, labels: Tensor, dtype: torch.dtype, *, has_ref: bool
+) -> Tensor:
+    """(B,) how often each row occurs in a miner's tuple over the largest count; 1 without one.
+
+    With references only anchors are counted, since the other entries are positions of references.
+    """
+    listed = None
+    if indices_tuple is not None:
+        listed = tuple(x.to(labels.device) for x in indices_tuple)
+    weights: Tensor = lmu.convert_to_weights(listed, labels, dtype=dtype, using_ref=has_ref)
+    return weights
+
+
+def per_anchor(losses: Tensor) -> LossDict:
+    """(B,) losses as pml's "element" reduction type."""
+    indices = torch.arange(len(losses), device=losses.device)
+    return {"loss": {"losses": losses, "indices": indices, "reduction_type": "element"}}
+
+
+def per_positive_pair(losses: Tensor, i: Tensor, j: Tensor) -> LossDict:
+    """(P,) losses as pml's "pos_pair" reduction type."""
+    return {"loss": {"losses": losses, "indices": (i, j), "reduction_type": "pos_pair"}}
+
+
+def already_reduced(loss: Tensor) -> LossDict:
+    """A 0-dim loss as pml's "already_reduced" reduction type."""
+    return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}

@@ -1,0 +1,261 @@
+"""Potential field loss: samples and proxies as charges that attract and repel."""
+
+import warnings
+from typing import Any
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import WeightRegularizerMixin
+from pytorch_metric_learning.reducers import DoNothingReducer
+from torch import Tensor
+
+from pml_extras._checks import check_count, check_one_of, refuse
+from pml_extras._pml import (
+    FullPrecisionLoss,
+    LossDict,
+    already_reduced,
+    anchor_weights,
+    class_indices,
+    required_labels,
+    without_gradient_at_zero,
+)
+from pml_extras.functional.potential_field import FieldEnergy, check_field, potential_field_energy
+
+_MANY_CLASSES, _FEW_PROXIES = 1000, 2  # the paper uses 2 proxies a class on the 11,318 of SOP
+
+
+class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
+    r"""Potential energy of a batch and of all proxies, each a source and a test charge.
+
+    Formula and source: :func:`pml_extras.functional.potential_field_energy`. Points of one class
+    attract with a pull that decays with distance and ends inside ``delta``; points of two classes
+    repel inside ``delta_rep`` alone. Proxies stand for the samples that the batch does not hold:
+
+    .. math::
+        U_0 = \sum_{a \in z \cup p} \sum_{b \in z \cup p,\, b \ne a} \psi_{y_a y_b}(r_{ab})
+
+    over the B samples z and all proxies p of all classes, on the unit sphere; Eq. 6 of the paper
+    without the self terms and the constant of repulsion, neither of which has a gradient.
+
+    Args:
+        num_classes: number of training classes; labels lie in [0, num_classes).
+        embedding_size: D.
+        proxies_per_class: 15 in the paper, 2 on Stanford Online Products; 0 is samples only (then
+            any labels will do).
+        alpha: decay exponent >= 0 of the potential; 0 is its logarithmic limit.
+        delta: radius of the flat well of attraction, in units of distance on the sphere, where
+            random pairs lie near the square root of 2.
+        delta_rep: radius of repulsion; None is ``delta``. Larger ones lose accuracy in the paper.
+        reduction: "sum", Eq. 6, which reaches millions; "batch_mean" divides it by B; "pair_mean"
+            by the number of ordered pairs. Under Adam without decay the three train alike.
+        core_radius: below it repulsion goes on as its tangent; 0 is the published singular form.
+        **kwargs: ``weight_init_func`` (default standard normal), ``weight_regularizer`` (on the
+            proxies), ``embedding_regularizer``, ``collect_stats``. ``distance`` may only be the
+            default, ``LpDistance()`` on unit vectors; ``reducer`` only None or
+            ``DoNothingReducer()``, since the energy of a batch is one number.
+
+    Attributes:
+        proxies: Parameter (num_classes * proxies_per_class, D), class-major: row
+            ``c * proxies_per_class + k`` is proxy k of class c. Normalised in forward, so only
+            the direction of a row matters, and its norm sets its speed: a step of Adam at rate
+            lr moves each coordinate by about lr, hence a row of initial norm sqrt(D) (standard
+            normal) by about lr radians. Keep that well below ``delta``. Pass ``param_groups`` to
+            the optimizer: parameters that no optimizer sees are never trained.
+
+    A miner's tuple weighs the outer sum: the field at sample a counts :math:`w_a`, how often a
+    occurs in the tuple over the largest count, the field at a proxy counts 1; so a pair counts
+    (w_a + w_b) / 2 of its two directions.
+
+    References (``ref_emb``) are sources and no test charges: samples and proxies feel the field of
+    references and proxies. So a memory of past batches may be used with its gradient detached; a
+    row of the batch that is in the memory too is at distance 0 of its copy, inside the well.
+
+    Recorded statistics (``collect_stats=True``), in the unit of the loss: ``excess_*``, attraction
+    above the bottom of the well, and ``repulsion_*``, both >= 0, of sample-sample,
+    sample-proxy and proxy-proxy pairs. They sum to the loss up to a constant. The total is
+    dominated by proxies and says little.
+
+    Departures from the paper: those of the formula, and where the paper is silent proxies are
+    normalised and start from a normal distribution.
+
+    Raises:
+        ValueError: a hyper-parameter out of its range, another distance or reducer, labels that
+            are no classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        proxies_per_class: int = 15,
+        alpha: float = 3.0,
+        delta: float = 0.2,
+        delta_rep: float | None = None,
+        reduction: str = "sum",
+        core_radius: float = 0.01,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_count(1, num_classes=num_classes, embedding_size=embedding_size)
+        check_count(0, proxies_per_class=proxies_per_class)
+        check_field(alpha, delta, delta_rep, core_radius)
+        check_one_of(("sum", "batch_mean", "pair_mean"), reduction=reduction)
+        _check_distance(self.distance)
+        _check_reducer(kwargs.get("reducer"))
+        if proxies_per_class == 0 and self.weight_regularizer is not None:
+            raise refuse("weight_regularizer", "None with proxies_per_class=0", "a regularizer")
+        self.num_classes = num_classes
+        self.embedding_size = embedding_size
+        self.proxies_per_class = proxies_per_class
+        self.alpha = alpha
+        self.delta = delta
+        self.delta_rep = delta_rep
+        self.reduction = reduction
+        self.core_radius = core_radius
+        num_proxies = num_classes * proxies_per_class
+        if num_classes > _MANY_CLASSES and proxies_per_class > _FEW_PROXIES:
+            warnings.warn(
+                f"{num_proxies} proxies: each step compares all pairs of them, "
+                f"{num_proxies**2 * 4 / 2**30:.1f} GiB a matrix of float32. The paper uses "
+                f"proxies_per_class={_FEW_PROXIES} for 11,318 classes.",
+                stacklevel=2,
+            )
+        self.proxies = torch.nn.Parameter(torch.empty(num_proxies, embedding_size))
+        if num_proxies > 0:
+            self.weight_init_func(self.proxies)
+        names = ["num_classes", "embedding_size", "proxies_per_class", "alpha", "delta"]
+        names += ["core_radius"] if delta_rep is None else ["core_radius", "delta_rep"]
+        self.add_to_recordable_attributes(list_of_names=names, is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=list(_STATISTICS), is_stat=True)
+
+    def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for the optimizer that also trains the trunk.
+
+        Args:
+            lr: rate of the trunk; proxies get 100 times it, as in the paper.
+            weight_decay: for parameters that decay, of which this loss has none: decay would
+                shrink proxies and so only raise their speed.
+
+        Returns:
+            One group, the proxies, without decay; no group without proxies.
+        """
+        if self.proxies_per_class == 0:
+            return []
+        return [{"params": [self.proxies], "lr": 100.0 * lr, "weight_decay": 0.0}]
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> LossDict:
+        has_ref = ref_emb is not embeddings
+        labels, ref_labels = self._classes(embeddings, labels, ref_emb, ref_labels)
+        dtype = torch.promote_types(embeddings.dtype, self.proxies.dtype)
+        weight = anchor_weights(indices_tuple, labels, dtype, has_ref=has_ref)
+        x = self.distance.normalize(embeddings.to(dtype))
+        p = self.distance.normalize(without_gradient_at_zero(self.proxies.to(dtype)))
+        p_labels = torch.arange(len(p), device=x.device) // max(1, self.proxies_per_class)
+        if has_ref:
+            r = self.distance.normalize(ref_emb.to(dtype))
+            parts = {
+                "sample_sample": [self._energy(x, labels, r, ref_labels, weight=weight)],
+                "sample_proxy": [
+                    self._energy(x, labels, p, p_labels, weight=weight),
+                    self._energy(p, p_labels, r, ref_labels),
+                ],
+                "proxy_proxy": [self._energy(p, p_labels)],
+            }
+        else:
+            parts = {
+                "sample_sample": [self._energy(x, labels, weight=weight)],
+                # The field at the sample counts its weight, the one at the proxy counts 1.
+                "sample_proxy": [self._energy(x, labels, p, p_labels, weight=weight + 1)],
+                "proxy_proxy": [self._energy(p, p_labels)],
+            }
+        divisor = self._divisor(len(x), len(ref_emb), len(p), has_ref=has_ref)
+        if self.collect_stats:
+            for name, energies in parts.items():
+                excess = sum(e.excess.item() for e in energies)
+                setattr(self, f"excess_{name}", excess / divisor)
+                repulsion = sum(e.repulsion.item() for e in energies)
+                setattr(self, f"repulsion_{name}", repulsion / divisor)
+        energy = torch.stack([e.energy for part in parts.values() for e in part]).sum()
+        loss_dict = already_reduced(energy / divisor)
+        self.add_weight_regularization_to_loss_dict(loss_dict, self.proxies)
+        return loss_dict
+
+    def get_default_distance(self) -> LpDistance:
+        return LpDistance()
+
+    def _energy(self, *points_and_sources: Tensor, weight: Tensor | None = None) -> FieldEnergy:
+        return potential_field_energy(
+            *points_and_sources,
+            alpha=self.alpha,
+            delta=self.delta,
+            delta_rep=self.delta_rep,
+            core_radius=self.core_radius,
+            weight=weight,
+        )
+
+    def _divisor(self, samples: int, sources: int, proxies: int, *, has_ref: bool) -> int:
+        if self.reduction == "sum":
+            return 1
+        if self.reduction == "batch_mean":
+            return samples
+        with_themselves = proxies if has_ref else samples + proxies
+        return max(1, (samples + proxies) * (sources + proxies) - with_themselves)
+
+    def _classes(
+        self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        for name, rows in (("embeddings", embeddings), ("ref_emb", ref_emb)):
+            if rows.shape[1] != self.embedding_size:
+                raise refuse(
+                    name,
+                    f"embedding_size = {self.embedding_size} columns",
+                    f"{rows.shape[1]} columns",
+                    "Construct the loss with the size of the embeddings.",
+                )
+        if self.proxies_per_class == 0:
+            return required_labels(labels, ref_labels)
+        labels = class_indices("labels", labels, self.num_classes)
+        if ref_emb is embeddings:
+            return labels, labels
+        return labels, class_indices("ref_labels", ref_labels, self.num_classes)
+
+
+_STATISTICS = tuple(
+    f"{part}_{pairs}"
+    for part in ("excess", "repulsion")
+    for pairs in ("sample_sample", "sample_proxy", "proxy_proxy")
+)
+
+
+def _check_distance(distance: Any) -> None:
+    if (
+        type(distance) is not LpDistance
+        or (distance.p, distance.power) != (2, 1)
+        or not distance.normalize_embeddings
+    ):
+        came = {k: getattr(distance, k, None) for k in ("p", "power", "normalize_embeddings")}
+        raise refuse(
+            "distance",
+            "LpDistance() on unit vectors",
+            f"{type(distance).__name__} with {came}",
+            "The radii are lengths on the unit sphere; functional.potential_field_energy takes "
+            "points as they are.",
+        )
+
+
+def _check_reducer(reducer: Any) -> None:
+    if reducer is not None and not isinstance(reducer, DoNothingReducer):
+        raise refuse(
+            "reducer",
+            "None or DoNothingReducer()",
+            type(reducer).__name__,
+            "The energy of a batch is one number: choose `reduction` "
+            '("sum", "batch_mean", "pair_mean").',
+        )

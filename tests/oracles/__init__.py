@@ -1,0 +1,1 @@
+"""The equations read aloud in loops. Nothing here imports the package."""
