@@ -1,0 +1,40 @@
+"""The promises, over everything public in pml_extras; nothing public may be missing."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import pml_extras
+from pml_extras.testing import Status
+from tests.conformance.catalogue import LOSSES, NOT_LOSSES
+
+KINDS = ("losses", "miners", "reducers", "pooling", "samplers", "weighting", "wrappers")
+
+
+def public_names():
+    present = {module.name for module in pkgutil.iter_modules(pml_extras.__path__)}
+    modules = [importlib.import_module(f"pml_extras.{kind}") for kind in KINDS if kind in present]
+    return {f"{m.__name__.rpartition('.')[2]}.{name}" for m in modules for name in m.__all__}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_keeps_its_promises(name):
+    LOSSES[name].report().raise_if_broken()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_keeps_them_with_other_batches_and_parameters(name):
+    LOSSES[name].report(seed=1).raise_if_broken()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_plain_batch_is_accepted_and_every_hyper_parameter_is_tried(name):
+    report = LOSSES[name].report(promises=["plain", "out_of_range"])
+    assert report.status("plain") is Status.KEPT
+    assert report.status("out_of_range") is Status.KEPT
+
+
+def test_everything_public_is_in_the_catalogue():
+    catalogued = {f"losses.{entry.cls.__name__}" for entry in LOSSES.values()} | set(NOT_LOSSES)
+    assert catalogued == public_names()

@@ -1,0 +1,55 @@
+"""README and examples run as printed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pml_extras.losses
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_code_runs_as_printed_and_trains_the_proxies():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert all(p.grad is not None for p in names["loss_func"].parameters())
+
+
+def test_readme_table_names_everything_public():
+    table = README.split("<!-- table:what:start -->")[1].split("<!-- table:what:end -->")[0]
+    for name in pml_extras.losses.__all__:
+        assert f"`{name}`" in table
+
+
+def test_readme_commands_are_those_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    for line in (
+        "-m benchmarks run --dataset digits --seeds 0 1 2",
+        "-m benchmarks report --dataset digits",
+        '-m pytest -n auto -m "not slow"',
+        '".[bench,dev]"',
+    ):
+        assert line in README
+        assert line in makefile
+
+
+def test_links_of_the_readme_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {pml_extras.__version__}" in citation
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_example_runs(path):
+    run = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
