@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
-.PHONY: reproduce report test test-slow check format
+.PHONY: reproduce test test-slow check format
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -12,8 +12,8 @@ INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(B
 	touch $@
 
 reproduce: .venv/installed
-	$(BIN)/python -m benchmarks run --dataset digits --seeds 0 1 2
-	$(BIN)/python -m benchmarks report --dataset digits
+	$(BIN)/python -m benchmarks run --dataset digits --seeds 0 1 2 --results reproduced
+	$(BIN)/python -m benchmarks report --dataset digits --results reproduced --output reproduced
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto -m "not slow"

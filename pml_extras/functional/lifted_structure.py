@@ -43,9 +43,8 @@ def lifted_structure(
     size = len(positive_excess)
     check_vector(size, log_negatives_i=log_negatives_i, log_negatives_j=log_negatives_j)
     joint = logaddexp_or_empty(log_negatives_i, log_negatives_j)  # (P,)
-    alone = joint.isneginf()
-    hinge = (positive_excess + joint.masked_fill(alone, 0.0)).clamp(min=0)
-    return (0.5 * hinge.square()).masked_fill(alone, 0.0)
+    hinge = (positive_excess + joint).clamp(min=0)  # -inf, no negative, is a closed hinge
+    return 0.5 * hinge.square()
 
 
 def generalized_lifted_structure(log_positives: Tensor, log_negatives: Tensor) -> Tensor:
@@ -74,6 +73,4 @@ def generalized_lifted_structure(log_positives: Tensor, log_negatives: Tensor) -
     tensor([3., 0.])
     """
     check_vector(len(log_positives), log_negatives=log_negatives)
-    alone = log_positives.isneginf() | log_negatives.isneginf()  # (B,)
-    both = log_positives.masked_fill(alone, 0.0) + log_negatives.masked_fill(alone, 0.0)
-    return both.clamp(min=0)
+    return (log_positives + log_negatives).clamp(min=0)  # -inf, a side missing, is a closed hinge

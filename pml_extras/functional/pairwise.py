@@ -97,7 +97,8 @@ class _EuclideanDistance(torch.autograd.Function):
             # dD_ij/dx_i = (x_i - y_j) / D_ij, so each pair needs its weight grad_ij / D_ij.
             weight = grad / distance.masked_fill(distance == 0, torch.inf)  # (B, R)
             near_weight = weight[rows, cols][:, None]
-            weight = weight.index_put((rows, cols), weight.new_zeros(()))
+            if len(rows) > 0:
+                weight = weight.index_put((rows, cols), weight.new_zeros(()))
             if y is None:
                 weight = weight + weight.T
             grad_a = weight.sum(dim=1, keepdim=True) * a - weight @ b

@@ -57,13 +57,14 @@ class _Field(NamedTuple):
     def attraction_at(self, r: float) -> float:
         return -(r**-self.alpha) if self.alpha > 0 else math.log(r)
 
-    def excess(self, r: Tensor) -> Tensor:
-        """Attraction above the well."""
+    def attraction(self, r: Tensor) -> Tensor:
+        """Exactly ``well`` inside ``delta``."""
         outer = r.clamp(min=self.delta)
-        return (-(outer**-self.alpha) if self.alpha > 0 else outer.log()) - self.well
+        value = -(outer**-self.alpha) if self.alpha > 0 else outer.log()
+        return value.masked_fill(r < self.delta, self.well)
 
     def repulsion(self, r: Tensor) -> Tensor:
-        """Repulsion above its value from ``delta_rep`` outwards."""
+        """Above its value from ``delta_rep`` outwards, where it is exactly 0."""
         core = self.core_radius
         shell = r.clamp(min=core, max=self.delta_rep)
         value = shell**-self.alpha if self.alpha > 0 else -shell.log()
@@ -71,7 +72,7 @@ class _Field(NamedTuple):
         if core > 0:
             slope = self.force * core ** -(self.alpha + 1)
             value = value + slope * (core - r).clamp(min=0)
-        return value
+        return value.masked_fill(r >= self.delta_rep, 0.0)
 
     def attraction_weight(self, r: Tensor) -> Tensor:
         """Force over r, on the way to the gradient w (x_a - x_b)."""
@@ -187,7 +188,7 @@ def dense_potential_field_energy(
     coincide = squared == 0
     r = squared.masked_fill(coincide, 1.0).sqrt().masked_fill(coincide, 0.0)
     same = labels[:, None] == labels
-    energy = torch.where(same, field.excess(r) + field.well, field.repulsion(r))
+    energy = torch.where(same, field.attraction(r), field.repulsion(r))
     itself = torch.eye(len(points), dtype=torch.bool, device=points.device)
     return (weight[:, None] * energy.masked_fill(itself, 0.0)).sum()
 
@@ -274,16 +275,18 @@ class _FieldEnergy(torch.autograd.Function):
         grad_x, grad_other = grads[0], grads[0 if y is None else 1]
         with no_autocast(x):
             same, close = _pairs_with_force(x, labels, y, y_labels, field.delta_rep)
-        costs = []
-        for (rows, cols), cost, omega in (
-            (same, field.excess, field.attraction_weight),
-            (close, field.repulsion, field.repulsion_weight),
+        energy, parts = x.new_zeros(()), []
+        for (rows, cols), potential, rest, omega in (
+            (same, field.attraction, field.well, field.attraction_weight),
+            (close, field.repulsion, 0.0, field.repulsion_weight),
         ):
             pair_weight = weight[rows] if y is not None else weight[rows] + weight[cols]
-            total = x.new_zeros(())
+            above_rest = x.new_zeros(())
             for part, difference in pair_differences(x, other, rows, cols):
                 r, w = difference.norm(dim=1), pair_weight[part]
-                total = total + (w * cost(r)).sum()
+                psi = potential(r)
+                energy = energy + (w * psi).sum()
+                above_rest = above_rest + (w * (psi - rest)).sum()
                 if grad_x is None and grad_other is None:
                     continue
                 force = (w * omega(r))[:, None] * difference
@@ -291,13 +294,11 @@ class _FieldEnergy(torch.autograd.Function):
                     grad_x.index_add_(0, rows[part], force)
                 if grad_other is not None:
                     grad_other.index_add_(0, cols[part], force, alpha=-1)
-            costs.append(total)
-        excess, repulsion = costs
-        rows, cols = same
-        num_wells = weight[rows].sum() if y is not None else (weight[rows] + weight[cols]).sum()
+            parts.append(above_rest)
+        excess, repulsion = parts
         ctx.save_for_backward(x, y, *grads)
         ctx.mark_non_differentiable(excess, repulsion)
-        return excess + repulsion + num_wells * field.well, excess, repulsion
+        return energy, excess, repulsion
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

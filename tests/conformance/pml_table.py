@@ -26,6 +26,7 @@ about a quarter of a second, and leaves your random state alone. In your own pro
 from pml_extras.testing import check_loss
 from my_project import MyLoss
 
+
 def test_my_loss_keeps_its_promises():
     check_loss(MyLoss, out_of_range={"margin": -1.0}).raise_if_broken()
 ```

@@ -1,0 +1,302 @@
+"""Command line: ``python -m benchmarks run|report|list|cost``."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+from tqdm import tqdm
+from typer.core import TyperCommand
+
+from benchmarks.campaign import carry_out, plan, steps_of
+from benchmarks.cost import BATCHES, PAIRS, sweep
+from benchmarks.datasets import DATASETS
+from benchmarks.recipes import BUDGETS, RECIPES, Recipe
+from benchmarks.records import COSTS, RESULTS, Record, append_line, path_of, read
+from benchmarks.reporting import report as reports
+from benchmarks.reporting import tables
+
+MANY = ("--seeds", "--recipes", "--dataset", "--readme", "--rows", "--losses")
+SMOKE = {"epochs": 2, "iterations": 3}
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Compare losses under one budget. Start with: "
+    "python -m benchmarks run --dataset digits --seeds 0 1 2",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class SpreadValues(TyperCommand):
+    """``--seeds 0 1 2`` for ``--seeds 0 --seeds 1 --seeds 2``; no command has other arguments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args))
+
+
+def spread(args: Sequence[str]) -> list[str]:
+    """Repeat an option that takes many values before each of them.
+
+    >>> spread(["--seeds", "0", "1", "--nmi"])
+    ['--seeds', '0', '--seeds', '1', '--nmi']
+    """
+    out: list[str] = []
+    many = ""
+    for argument in args:
+        if argument.startswith("-"):
+            many = argument if argument in MANY else ""
+        elif many and out[-1] != many:
+            out.append(many)
+        out.append(argument)
+    return out
+
+
+Results = Annotated[Path, typer.Option(help="Folder with one JSON lines file a data set.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the data sets; else PML_EXTRAS_DATA, else a download."),
+]
+Names = Annotated[
+    list[str] | None, typer.Option(help="One or more recipes; all of them if left out.")
+]
+
+
+@app.command("run", cls=SpreadValues)
+def run_command(
+    dataset: Annotated[str, typer.Option(help="digits or omniglot.")] = "digits",
+    recipes: Names = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="One or more, as in --seeds 0 1 2.  [default: 0 1 2]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the budget's.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Training steps an epoch, instead of the budget's.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A few steps of seed 0; results to a new folder.")
+    ] = False,
+    data_root: Root = None,
+    results: Annotated[
+        Path | None, typer.Option(help=f"Folder of the results.  [default: {RESULTS.name}/]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU.")] = "auto",
+    nmi: Annotated[bool, typer.Option("--nmi", help="Cluster the test half too; slow.")] = False,
+) -> None:
+    """Train and evaluate; runs that are finished already are skipped."""
+    chosen = _recipes(recipes)
+    _known("--dataset", dataset, DATASETS)
+    place = _device(device)
+    overrides = {"epochs": epochs, "iterations": iterations}
+    changed = {name: value for name, value in overrides.items() if value is not None}
+    budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
+    folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
+    wanted = list(dict.fromkeys(seeds or ([0] if smoke else [0, 1, 2])))
+    try:
+        planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi)
+        skipped = len(chosen) * len(wanted) - len(planned)
+        typer.echo(
+            f"{dataset}: {len(planned)} runs to do, {skipped} finished already; "
+            f"results in {path_of(folder, dataset)}"
+        )
+        data = DATASETS[dataset].load(data_root) if planned else None
+    except ValueError as error:
+        _fail(error)
+    if data is None:
+        return
+    done: list[Record] = []
+    bar = tqdm(total=steps_of(planned, budget), unit="step", dynamic_ncols=True, disable=None)
+
+    def started(recipe: Recipe, seed: int) -> None:
+        bar.set_description(f"{recipe.name} seed {seed}")
+
+    def stepped() -> None:
+        bar.update()
+
+    def finished(record: Record) -> None:
+        done.append(record)
+        bar.write(_line(record, len(done), len(planned)))
+
+    try:
+        with bar:
+            carry_out(
+                planned,
+                data,
+                budget,
+                folder,
+                device=place,
+                nmi=nmi,
+                on_start=started,
+                on_step=stepped,
+                on_record=finished,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"Stopped: {len(done)} of {len(planned)} runs are finished and kept in "
+            f"{path_of(folder, dataset)}. The same command goes on with the rest.",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command("report", cls=SpreadValues)
+def report_command(
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="One or more; all that have results if left out.")
+    ] = None,
+    results: Results = RESULTS,
+    readme: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Pages with <!-- table:DATASET:start --> and <!-- table:DATASET:end -->, between "
+            "which the table goes; benchmarks/README.md and README.md if left out, and none with "
+            "other --results than the committed ones."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = reports.FIGURES,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; exit 1 where a page has another table."),
+    ] = False,
+) -> None:
+    """Tables and pictures from the results alone; trains nothing and reads no data set."""
+    names = dataset or reports.datasets_with_results(results)
+    if not names:
+        _fail(ValueError(f"--results: expected JSON lines in {results}; got none. Run first."))
+    stale: list[str] = []
+    for name in names:
+        _known("--dataset", name, DATASETS)
+        try:
+            selection = reports.selection_of(results, name)
+            committed = results.resolve() == RESULTS.resolve()
+            pages = reports.pages_of(name, readme or ()) if readme or committed else []
+        except ValueError as error:
+            _fail(error)
+        text = tables.table(selection)
+        if check:
+            stale += [
+                f"{page} ({name})" for page in pages if not tables.is_current(page, name, text)
+            ]
+            continue
+        typer.echo(f"\n{name}\n\n{text}\n")
+        for page in pages:
+            tables.write(page, name, text)
+            typer.echo(f"wrote the table into {page}")
+        for picture in reports.draw(selection, output):
+            typer.echo(f"wrote {picture}")
+    if not dataset and results.resolve() == RESULTS.resolve():
+        stale += _overview(results, check=check)
+    if stale:
+        typer.echo(
+            f"Other tables than the results give: {', '.join(stale)}. "
+            "Run `python -m benchmarks report`.",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def _overview(results: Path, *, check: bool) -> list[str]:
+    """Write what no single data set makes; or name the pages that are not current."""
+    stale = []
+    for name, text in reports.overview_of(results).items():
+        for page in reports.pages_of(name):
+            if not check:
+                tables.write(page, name, text)
+                typer.echo(f"wrote the table `{name}` into {page}")
+            elif not tables.is_current(page, name, text):
+                stale.append(f"{page} ({name})")
+    return stale
+
+
+@app.command("cost", cls=SpreadValues)
+def cost_command(
+    rows: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch sizes, as in --rows 64 256.")
+    ] = None,
+    losses: Annotated[list[str] | None, typer.Option(help="One or more; all if left out.")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Time and peak memory of one forward and backward pass, beside pml's nearest loss."""
+    for name in losses or ():
+        _known("--losses", name, PAIRS)
+    path = results / COSTS
+    for record in sweep(tuple(rows or BATCHES), tuple(losses or ())):
+        append_line(path, record)
+        peak = record["peak_mib"]
+        typer.echo(
+            f"{record['loss']:32} {record['side']:6} {record['rows']:6} rows  "
+            f"{record['milliseconds']:10.2f} ms  "
+            + ("peak unknown" if peak is None else f"{peak:10.2f} MiB")
+        )
+    typer.echo(f"kept in {path}; `python -m benchmarks report` makes the table")
+
+
+@app.command("list")
+def list_command(results: Results = RESULTS, data_root: Root = None) -> None:
+    """Data sets and recipes, what they need, and how many runs are finished."""
+    try:
+        records = {name: read(results, name) for name in DATASETS}
+    except ValueError as error:
+        _fail(error)
+    typer.echo("data sets")
+    for name, dataset in DATASETS.items():
+        place = dataset.place(data_root)
+        state = f"in place ({place})" if place else "not here yet"
+        typer.echo(f"  {name:22} {len(records[name]):3} finished  {state}; needs {dataset.needs}")
+    typer.echo("\nrecipes")
+    for recipe in RECIPES.values():
+        counts = (
+            f"{name} {sum(record['recipe'] == recipe.name for record in found)}"
+            for name, found in records.items()
+        )
+        typer.echo(f"  {recipe.name:22} {recipe.title:28} finished: {', '.join(counts)}")
+
+
+def _recipes(names: Sequence[str] | None) -> list[Recipe]:
+    for name in names or ():
+        _known("--recipes", name, RECIPES)
+    return [RECIPES[name] for name in dict.fromkeys(names or RECIPES)]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(
+            f"--device: expected a device of this machine; got {name!r} ({error}). Try cpu."
+        ) from error
+    return device
+
+
+def _known(option: str, name: str, known: Sequence[str] | dict[str, Any]) -> None:
+    if name not in known:
+        raise typer.BadParameter(
+            f"{option}: expected one of {', '.join(known)}; got {name!r}. "
+            "`python -m benchmarks list` shows them."
+        )
+
+
+def _line(record: Record, number: int, planned: int) -> str:
+    metrics = record["metrics"]
+    return (
+        f"{number:3}/{planned}  {record['recipe']:22} seed {record['seed']}  "
+        f"Recall@1 {100 * metrics['recall_at_1']:5.1f}  "
+        f"MAP@R {100 * metrics['mean_average_precision_at_r']:5.1f}  "
+        f"{record['seconds_total']:6.1f} s"
+    )
+
+
+def _fail(error: ValueError) -> NoReturn:
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

@@ -1,0 +1,62 @@
+"""Several runs, one after another; each finished one is on the disk before the next begins."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.datasets import Data
+from benchmarks.recipes import Budget, Recipe, digest
+from benchmarks.records import Record, RunKey, append, key_of, read
+from benchmarks.run import run
+
+Planned = tuple[Recipe, int]
+
+
+def plan(
+    recipes: Sequence[Recipe],
+    dataset: str,
+    seeds: Sequence[int],
+    budget: Budget,
+    folder: Path,
+    *,
+    nmi: bool = False,
+) -> list[Planned]:
+    """(recipe, seed) of every run that ``folder`` does not hold yet; a seed at a time."""
+    finished = {
+        key_of(record) for record in read(folder, dataset) if not nmi or "NMI" in record["metrics"]
+    }
+    return [
+        (recipe, seed)
+        for seed in seeds
+        for recipe in recipes
+        if RunKey(recipe.name, dataset, seed, digest(recipe.settings(dataset, budget)))
+        not in finished
+    ]
+
+
+def steps_of(planned: Sequence[Planned], budget: Budget) -> int:
+    """Training steps of all planned runs."""
+    return budget.steps * sum(recipe.loss is not None for recipe, _ in planned)
+
+
+def carry_out(
+    planned: Sequence[Planned],
+    data: Data,
+    budget: Budget,
+    folder: Path,
+    *,
+    device: torch.device,
+    nmi: bool = False,
+    on_start: Callable[[Recipe, int], None] = lambda recipe, seed: None,
+    on_step: Callable[[], None] = lambda: None,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> None:
+    """Run what is planned and append each result; the callbacks are for a progress bar."""
+    for recipe, seed in planned:
+        on_start(recipe, seed)
+        result = run(recipe, data, seed, budget, device=device, nmi=nmi, on_step=on_step)
+        record = asdict(result)
+        append(folder, record)
+        on_record(record)

@@ -1,0 +1,36 @@
+"""Images in memory, split by class: no class of the test half is ever trained on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.datasets import digits, omniglot
+from benchmarks.datasets.split import Data
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the command line needs to know about a data set.
+
+    Args:
+        name: as in ``--dataset`` and in the name of the results file.
+        needs: one line, what has to be in place.
+        load: ``--data-root`` or None -> Data.
+        place: ``--data-root`` or None -> where the data is found without a download, else None.
+    """
+
+    name: str
+    needs: str
+    load: Callable[[Path | None], Data]
+    place: Callable[[Path | None], str | None]
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset("digits", digits.NEEDS, digits.load, digits.place),
+        Dataset("omniglot", omniglot.NEEDS, omniglot.load, omniglot.place),
+    )
+}
+
+__all__ = ["DATASETS", "Data", "Dataset"]

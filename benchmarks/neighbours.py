@@ -1,0 +1,60 @@
+"""A few fixed queries with their nearest neighbours, small enough to travel in a record."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.datasets.split import Split
+
+QUERIES = 6
+NEIGHBOURS = 7
+GREY_LEVELS = 16
+
+
+def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
+    """Mosaic of tiles (query first, then its neighbours), who is right, and their classes.
+
+    Args:
+        split: the images and labels.
+        embeddings: (N, D) unit rows, in the order of the split.
+
+    Returns:
+        ``png`` (base64), ``correct`` (queries x neighbours), ``classes`` (queries x tiles).
+    """
+    by_class = torch.argsort(split.labels, stable=True)
+    spread = ((torch.arange(QUERIES) + 0.5) / QUERIES * len(by_class)).long()
+    query_idx = by_class[spread]  # (Q,)
+    sim = embeddings[query_idx] @ embeddings.T  # (Q, N)
+    sim[torch.arange(QUERIES), query_idx] = -torch.inf
+    near_idx = sim.topk(NEIGHBOURS, dim=1).indices  # (Q, K)
+    tile_idx = torch.cat([query_idx[:, None], near_idx], dim=1)  # (Q, 1 + K)
+    labels = split.labels[tile_idx]
+    return {
+        "png": _mosaic(split.images[tile_idx].squeeze(2)),
+        "correct": (labels[:, 1:] == labels[:, :1]).tolist(),
+        "classes": [[split.classes[label] for label in row] for row in labels.tolist()],
+    }
+
+
+def tiles(png: str, rows: int, columns: int) -> NDArray[np.uint8]:
+    """The mosaic taken apart: (rows, columns, height, width), ink is 255."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))), dtype=np.uint8)
+    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+    apart: NDArray[np.uint8] = pixels.reshape(rows, height, columns, width).swapaxes(1, 2)
+    return apart
+
+
+def _mosaic(images: Tensor) -> str:
+    """(rows, columns, H, W) in [0, 1] -> one PNG with few grey levels, as base64."""
+    rows, columns, height, width = images.shape
+    levels = (images * (GREY_LEVELS - 1)).round() * (255 / (GREY_LEVELS - 1))
+    pixels = levels.byte().swapaxes(1, 2).reshape(rows * height, columns * width).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")

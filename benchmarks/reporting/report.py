@@ -1,0 +1,68 @@
+"""Everything that is made of one results file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.records import path_of, read, read_costs
+from benchmarks.reporting import costs, plots, tables
+from benchmarks.reporting.selection import Selection, select
+
+_HERE = Path(__file__).parents[1]
+FIGURES = _HERE / "figures"
+PAGES = (_HERE / "README.md", _HERE.parent / "README.md")
+
+
+def datasets_with_results(folder: Path) -> list[str]:
+    """Names of the results files, sorted."""
+    return sorted(path.stem for path in folder.glob("*.jsonl"))
+
+
+def selection_of(folder: Path, dataset: str) -> Selection:
+    """Comparable runs of a data set.
+
+    Raises:
+        ValueError: no run is finished.
+    """
+    try:
+        return select(dataset, read(folder, dataset))
+    except ValueError as error:
+        raise ValueError(f"{path_of(folder, dataset)}: {error}") from error
+
+
+def pages_of(dataset: str, named: Sequence[Path] = ()) -> list[Path]:
+    """Pages with a place for this table: those named, or else the two READMEs that have one.
+
+    Raises:
+        ValueError: a named page has no place for it.
+    """
+    for path in named:
+        if not tables.has_place(path, dataset):
+            raise ValueError(
+                f"--readme: expected {path} to hold `<!-- table:{dataset}:start -->` and then "
+                f"`<!-- table:{dataset}:end -->`; got no such pair. Add the two lines."
+            )
+    return list(named) or [path for path in PAGES if tables.has_place(path, dataset)]
+
+
+def overview_of(folder: Path) -> dict[str, str]:
+    """Tables that no single data set makes, by name of their place: costs, and what there is."""
+    measured = costs.newest(read_costs(folder))
+    runs = read(folder, costs.OVERVIEW_DATASET)
+    return {
+        "what": costs.overview_table(
+            measured, select(costs.OVERVIEW_DATASET, runs) if runs else None
+        ),
+        **({"cost": costs.cost_table(measured)} if measured else {}),
+    }
+
+
+def draw(selection: Selection, folder: Path) -> list[Path]:
+    """Write all pictures of a data set and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    curves, sheet, parts = (
+        folder / f"{selection.dataset}_{name}.png" for name in ("curves", "neighbours", "losses")
+    )
+    plots.learning_curves(selection, curves)
+    plots.contact_sheet(selection, sheet)
+    drawn = plots.loss_statistics(selection, parts)
+    return [curves, sheet, *([parts] if drawn else [])]

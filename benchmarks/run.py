@@ -1,0 +1,204 @@
+"""(recipe, data, seed) -> Result: trains with pml's trainer; prints and plots nothing."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_metric_learning.samplers import MPerClassSampler
+from pytorch_metric_learning.trainers import MetricLossOnly
+from pytorch_metric_learning.utils import common_functions as pml_globals
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from benchmarks.datasets.split import Data
+from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.measure import PeakMemory, StepClock
+from benchmarks.neighbours import nearest
+from benchmarks.provenance import provenance
+from benchmarks.quiet import quiet_pml
+from benchmarks.recipes.recipe import Budget, Recipe, digest
+from benchmarks.trunk import Trunk
+
+CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run; a line of a results file.
+
+    Args:
+        settings_hash: of ``settings``, which leave the seed out.
+        metrics: of the test half after the last epoch.
+        curve: per epoch, from 0 (untrained): test metrics, mean training loss, recorded statistics.
+        seconds_per_training_step_median: the whole step, after warm-up; None without a step.
+        training_peak_mib: see :class:`benchmarks.measure.PeakMemory`; None where unknown.
+        neighbours: see :func:`benchmarks.neighbours.nearest`.
+    """
+
+    recipe: str
+    title: str
+    dataset: str
+    seed: int
+    settings_hash: str
+    settings: dict[str, Any]
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str]
+    device: str
+    finished_at: str
+    metrics: dict[str, float]
+    curve: list[dict[str, Any]]
+    seconds_per_training_step_median: float | None
+    seconds_total: float
+    training_peak_mib: float | None
+    neighbours: dict[str, Any]
+
+
+def seeded_trunk(embedding_size: int, seed: int) -> Trunk:
+    """The same weights for every recipe of a seed."""
+    torch.manual_seed(seed)
+    return Trunk(embedding_size)
+
+
+def seeded_sampler(data: Data, budget: Budget, seed: int) -> MPerClassSampler:
+    """The same batches for every recipe of a seed: one pass of the sampler is the whole training.
+
+    pml's sampler draws from a generator that is global to pml.
+    """
+    pml_globals.NUMPY_RANDOM = np.random.default_rng(seed)
+    return MPerClassSampler(
+        data.train.labels,
+        m=budget.images_per_class,
+        batch_size=budget.batch_size,
+        length_before_new_iter=budget.batch_size * budget.steps,
+    )
+
+
+def run(
+    recipe: Recipe,
+    data: Data,
+    seed: int,
+    budget: Budget,
+    *,
+    device: torch.device,
+    nmi: bool = False,
+    on_step: Callable[[], None] = lambda: None,
+) -> Result:
+    """Train and evaluate one recipe; ``on_step`` is called after every training step."""
+    began = time.perf_counter()
+    settings = recipe.settings(data.name, budget)
+    trunk = seeded_trunk(budget.embedding_size, seed).to(device)
+    watch = _Watch(trunk, data, device, nmi, on_step)
+    loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
+    if loss is not None:
+        _train(
+            recipe, loss.to(device), trunk, data, seeded_sampler(data, budget, seed), budget, watch
+        )
+    return Result(
+        recipe=recipe.name,
+        title=recipe.title,
+        dataset=data.name,
+        seed=seed,
+        settings_hash=digest(settings),
+        settings=settings,
+        **provenance(device),
+        finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        metrics=watch.evaluation.metrics,
+        curve=watch.curve,
+        seconds_per_training_step_median=watch.clock.median(),
+        seconds_total=time.perf_counter() - began,
+        training_peak_mib=watch.memory.mib,
+        neighbours=nearest(data.test, watch.evaluation.embeddings),
+    )
+
+
+def _train(
+    recipe: Recipe,
+    loss: nn.Module,
+    trunk: nn.Module,
+    data: Data,
+    sampler: MPerClassSampler,
+    budget: Budget,
+    watch: "_Watch",
+) -> None:
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "trunk_optimizer": torch.optim.Adam(trunk.parameters(), lr=budget.trunk_lr)
+    }
+    if groups := recipe.groups(loss, budget.proxy_base_lr):
+        optimizers["metric_loss_optimizer"] = torch.optim.Adam(groups)
+    with quiet_pml():
+        trainer = MetricLossOnly(
+            models={"trunk": trunk},
+            optimizers=optimizers,
+            batch_size=budget.batch_size,
+            loss_funcs={"metric_loss": loss},
+            mining_funcs=recipe.make_miners(),
+            dataset=TensorDataset(data.train.images, data.train.labels),
+            data_device=watch.device,
+            sampler=sampler,
+            iterations_per_epoch=budget.iterations,
+            dataloader_num_workers=0,
+            end_of_iteration_hook=watch.after_step,
+            end_of_epoch_hook=watch.after_epoch,
+        )
+        watch.start()
+        trainer.train(num_epochs=budget.epochs)
+
+
+class _Watch:
+    """Writes the learning curve and the costs down, from pml's two hooks."""
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        data: Data,
+        device: torch.device,
+        nmi: bool,
+        on_step: Callable[[], None],
+    ) -> None:
+        self.device = device
+        self.clock, self.memory = StepClock(device), PeakMemory(device)
+        self._on_step = on_step
+        self._steps: list[dict[str, float]] = []  # of this epoch
+        self._evaluate = lambda: evaluate(trunk, data.test, device=device, nmi=nmi)
+        self.evaluation: Evaluation = self._evaluate()
+        self.curve: list[dict[str, Any]] = [self._point(0)]
+
+    def start(self) -> None:
+        """Evaluations are no part of the costs."""
+        self.memory.start()
+        self.clock.resume()
+
+    def after_step(self, trainer: MetricLossOnly) -> None:
+        self.clock.step()
+        total = trainer.losses["total_loss"].detach()
+        trainer.losses["total_loss"] = total  # pml formats it next; with a gradient torch warns
+        loss = trainer.loss_funcs["metric_loss"]
+        recorded = {name: float(getattr(loss, name)) for name in _statistics(loss)}
+        self._steps.append({"loss": float(total), **recorded})
+        self._on_step()
+        self.clock.resume()
+
+    def after_epoch(self, trainer: MetricLossOnly) -> None:
+        self.memory.stop()
+        self.evaluation = self._evaluate()
+        means = {
+            name: sum(step[name] for step in self._steps) / len(self._steps)
+            for name in self._steps[0]
+        }
+        self.curve.append(self._point(trainer.epoch, loss=means.pop("loss"), statistics=means))
+        self._steps.clear()
+        self.start()
+
+    def _point(self, epoch: int, **measured: Any) -> dict[str, Any]:
+        metrics = {name: self.evaluation.metrics[name] for name in CURVE_METRICS}
+        return {"epoch": epoch, **metrics, **measured}
+
+
+def _statistics(loss: nn.Module) -> list[str]:
+    """Names that a pml module records when it was built with ``collect_stats=True``."""
+    return list(getattr(loss, "_record_these_stats", []))

@@ -1,0 +1,87 @@
+"""Small budgets, and records that no training made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.datasets import DATASETS, Data
+from benchmarks.datasets.split import Split
+from benchmarks.neighbours import nearest
+from benchmarks.recipes import BUDGETS, RECIPES, Budget, digest
+from benchmarks.records import Record
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return DATASETS["digits"].load(None)
+
+
+@pytest.fixture(scope="session")
+def few(digits: Data) -> Data:
+    """Every sixth image of digits: enough for a batch of 4 a class, quick to evaluate."""
+    halves = (
+        Split(half.images[::6], half.labels[::6], half.classes)
+        for half in (digits.train, digits.test)
+    )
+    return Data("digits", *halves)
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget(epochs=2, iterations=2, batch_size=20, images_per_class=4)
+
+
+@pytest.fixture(scope="session")
+def picture(digits: Data) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(len(digits.test.labels), 8, generator=generator)
+    return nearest(digits.test, torch.nn.functional.normalize(embeddings))
+
+
+@pytest.fixture
+def made_up(picture: dict[str, Any]) -> Callable[..., Record]:
+    """A record with the given recipe, seed and Recall@1; its other numbers follow from them."""
+
+    def make(recipe: str, seed: int, recall: float, **changed: Any) -> Record:
+        budget = BUDGETS["digits"]
+        settings = RECIPES[recipe].settings("digits", budget)
+        trained = RECIPES[recipe].loss is not None
+        epochs = np.arange(budget.epochs + 1) if trained else np.zeros(1)
+        curve = [
+            {
+                "epoch": int(epoch),
+                "recall_at_1": recall,
+                "mean_average_precision_at_r": recall / 2,
+                **({"loss": 1.0, "statistics": {"excess_a_b": 2.0}} if epoch else {}),
+            }
+            for epoch in epochs
+        ]
+        return {
+            "recipe": recipe,
+            "title": RECIPES[recipe].title,
+            "dataset": "digits",
+            "seed": seed,
+            "settings_hash": digest(settings),
+            "settings": settings,
+            "device": "cpu, 1 threads",
+            "metrics": {
+                "recall_at_1": recall,
+                "recall_at_2": recall,
+                "recall_at_4": recall,
+                "recall_at_8": recall,
+                "mean_average_precision_at_r": recall / 2,
+                "r_precision": recall / 2,
+            },
+            "curve": curve,
+            "seconds_per_training_step_median": 0.0123 if trained else None,
+            "training_peak_mib": 900.4 if trained else None,
+            "neighbours": picture,
+            **changed,
+        }
+
+    return make

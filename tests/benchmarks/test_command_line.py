@@ -1,0 +1,115 @@
+"""``run`` skips what is finished and keeps it on Ctrl-C; mistakes are explained."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmarks import campaign
+from benchmarks.__main__ import app, spread
+from benchmarks.datasets import DATASETS, Data
+from benchmarks.records import Record, append, read
+from benchmarks.run import run
+
+TINY = ["run", "--dataset", "digits", "--epochs", "1", "--iterations", "1", "--device", "cpu"]
+TWO = ["--recipes", "contrastive", "untrained"]
+MadeUp = Callable[..., Record]
+
+
+@pytest.fixture(autouse=True)
+def _few_digits(few: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = replace(DATASETS["digits"], load=lambda root: few)
+    monkeypatch.setitem(DATASETS, "digits", quick)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def runs(folder: Path) -> list[tuple[str, int]]:
+    return [(record["recipe"], record["seed"]) for record in read(folder, "digits")]
+
+
+def test_many_values_follow_one_flag_or_a_flag_each() -> None:
+    assert spread(["run", "--seeds", "0", "1", "--seeds", "2", "--nmi"]) == (
+        ["run", "--seeds", "0", "--seeds", "1", "--seeds", "2", "--nmi"]
+    )
+    assert spread(["--device", "cpu", "--recipes"]) == ["--device", "cpu", "--recipes"]
+
+
+def test_finished_runs_are_skipped_and_other_settings_are_other_runs(tmp_path: Path) -> None:
+    first = call(*TINY, *TWO, "--seeds", 0, "--results", tmp_path)
+    assert first.exit_code == 0, first.output
+    assert "2 runs to do, 0 finished already" in first.output
+    again = call(*TINY, *TWO, "--seeds", 0, 1, "--results", tmp_path)
+    assert "2 runs to do, 2 finished already" in again.output
+    every = [("contrastive", 0), ("untrained", 0), ("contrastive", 1), ("untrained", 1)]
+    assert runs(tmp_path) == every
+    longer = call(*TINY, "--iterations", 2, *TWO, "--seeds", 0, "--results", tmp_path)
+    assert "2 runs to do, 0 finished already" in longer.output
+
+
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(recipe: Any, data: Any, seed: int, *rest: Any, **named: Any) -> Any:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return run(recipe, data, seed, *rest, **named)
+
+    command = [*TINY, "--recipes", "untrained", "--seeds", 0, 1, 2, "--results", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign, "run", interrupted)
+        stopped = call(*command)
+    assert stopped.exit_code == 130
+    assert "Stopped: 1 of 3 runs are finished and kept in" in stopped.output
+    assert runs(tmp_path) == [("untrained", 0)]
+    assert call(*command).exit_code == 0
+    assert runs(tmp_path) == [("untrained", 0), ("untrained", 1), ("untrained", 2)]
+
+
+def test_smoke_leaves_the_committed_results_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path / "committed")
+    done = call("run", "--smoke", "--recipes", "untrained")
+    assert done.exit_code == 0, done.output
+    assert "1 runs to do" in done.output
+    assert not (tmp_path / "committed").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--recipes", "contrastiv"], "--recipes: expected one of"),
+        (["run", "--dataset", "cars"], "--dataset: expected one of digits, omniglot; got 'cars'"),
+        (["run", "--device", "tpu9"], "--device: expected a device of this machine; got 'tpu9'"),
+        (["run", "--epochs", "0"], "--epochs"),
+        (["run", "--seeds"], "--seeds"),
+        (
+            ["run", "--dataset", "omniglot", "--data-root", "nowhere"],
+            "--data-root: expected images",
+        ),
+        (["report", "--results", "nowhere"], "--results: expected JSON lines in nowhere"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Path) -> None:
+    extra = ["--results", str(tmp_path)] if arguments[0] == "run" else []
+    found = call(*arguments[:1], *extra, *arguments[1:])
+    assert found.exit_code == 2
+    plain = " ".join(found.output.replace("│", " ").split())
+    assert message in plain
+
+
+def test_list_shows_what_is_finished_and_where_the_data_is(tmp_path: Path, made_up: MadeUp) -> None:
+    for seed in (0, 1):
+        append(tmp_path, made_up("contrastive", seed, 0.5))
+    found = call("list", "--results", tmp_path, "--data-root", tmp_path)
+    assert found.exit_code == 0
+    lines = [" ".join(line.split()) for line in found.output.splitlines()]
+    assert any(line.startswith("digits 2 finished in place") for line in lines)
+    assert any(line.startswith("omniglot 0 finished not here yet; needs") for line in lines)
+    assert "contrastive Contrastive finished: digits 2, omniglot 0" in lines

@@ -1,0 +1,145 @@
+"""The report is a function of the records, and the committed tables are that function's value."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from benchmarks.__main__ import app
+from benchmarks.datasets import DATASETS
+from benchmarks.records import RESULTS, Record, append, path_of, read
+from benchmarks.reporting import report, tables
+from benchmarks.reporting.selection import select
+
+MISSING = "\N{EN DASH}"
+MadeUp = Callable[..., Record]
+PLACE = "before\n<!-- table:digits:start -->\nold\n<!-- table:digits:end -->\nafter\n"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["report", *(str(argument) for argument in arguments)])
+
+
+def cells(text: str, title: str) -> list[str]:
+    """Of the first row that starts with this title."""
+    row = next(line for line in text.splitlines() if line.startswith(f"| {title}"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_interval_is_that_of_a_calculation_by_hand() -> None:
+    # mean 4, squared deviations 4 + 1 + 9, s^2 = 14 / 2; t at .975 with 2 degrees: 4.302653
+    mean, half = tables.interval([2.0, 3.0, 7.0])
+    assert mean == 4.0
+    assert half == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6)
+    assert tables.interval([2.0]) == (2.0, None)
+
+
+def test_the_table_shows_means_intervals_and_costs(made_up: MadeUp) -> None:
+    records = [made_up("contrastive", seed, r) for seed, r in enumerate((0.70, 0.74))]
+    records.append(made_up("untrained", 0, 0.5))
+    text = tables.table(select("digits", records))
+    # half: 12.7062 (t with 1 degree) * s / sqrt(2) = 12.7062 * 2.8284 / 1.4142 = 25.4
+    assert cells(text, "Contrastive")[1] == "72.0 ± 25.4"
+    assert cells(text, "Contrastive")[-2:] == ["12", "900"]
+    assert cells(text, "Untrained trunk (seeds 0 only)")[1:] == [
+        *["50.0"] * 4,
+        "25.0",
+        "25.0",
+        MISSING,
+        MISSING,
+    ]
+    assert "Embedding size 128, batch 20 (5 classes x 4)" in text
+    assert "2 seeds (0, 1)" in text
+
+
+def test_differences_are_paired_by_seed(made_up: MadeUp) -> None:
+    records = [made_up("contrastive", seed, r) for seed, r in enumerate((0.30, 0.60, 0.9))]
+    records += [made_up("proxy_anchor", seed, r) for seed, r in ((2, 0.92), (0, 0.32), (1, 0.62))]
+    records.append(made_up("proxy_anchor", 7, 0.1))  # a seed that Contrastive has not
+    text = tables.table(select("digits", records)).split("Difference to Contrastive")[1]
+    assert cells(text, "Proxy Anchor")[1:] == ["+2.0 ± 0.0", "+1.0 ± 0.0"]
+
+
+def test_another_budget_and_older_settings_are_left_out_and_named(made_up: MadeUp) -> None:
+    new = [made_up("contrastive", 0, 0.7), made_up("untrained", 0, 0.5)]
+    other = made_up("proxy_anchor", 0, 0.9)
+    settings = other["settings"]
+    other["settings"] = {**settings, "budget": {**settings["budget"], "epochs": 99}}
+    older = made_up("contrastive", 1, 0.1, settings_hash="0" * 12)
+    text = tables.table(select("digits", [other, older, *new]))
+    assert "Proxy Anchor" not in text
+    assert cells(text, "Contrastive")[1] == "70.0"
+    assert "Left out: 1 runs under another budget." in text
+    assert "Contrastive: newest settings; 1 older runs left out." in text
+
+
+def test_the_report_needs_the_records_alone_and_gives_the_same_bytes_twice(
+    tmp_path: Path, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the report loads no data")
+
+    monkeypatch.setattr("benchmarks.datasets.digits.load_digits", forbidden)
+    for recipe in ("potential_field", "contrastive", "untrained"):
+        for seed in (0, 1):
+            append(tmp_path, made_up(recipe, seed, 0.5 + 0.1 * seed))
+    page = tmp_path / "page.md"
+    page.write_text(PLACE)
+    written: list[dict[str, bytes]] = []
+    for output in (tmp_path / "a", tmp_path / "b"):
+        done = call("--results", tmp_path, "--readme", page, "--output", output)
+        assert done.exit_code == 0, done.output
+        written.append({path.name: path.read_bytes() for path in sorted(output.iterdir())})
+        written[-1]["page"] = page.read_bytes()
+    assert list(written[0]) == [
+        *("digits_curves.png", "digits_losses.png", "digits_neighbours.png"),
+        "page",
+    ]
+    assert written[0] == written[1]
+    for path in (tmp_path / "a").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+
+
+def test_the_table_goes_between_the_markers_and_check_sees_a_change(
+    tmp_path: Path, made_up: MadeUp
+) -> None:
+    append(tmp_path, made_up("contrastive", 0, 0.5))
+    page = tmp_path / "page.md"
+    page.write_text(PLACE)
+    where = ("--results", tmp_path, "--readme", page)
+    assert call(*where, "--check").exit_code == 1
+    assert page.read_text() == PLACE
+    assert call(*where, "--output", tmp_path / "figures").exit_code == 0
+    text = page.read_text()
+    assert text.startswith("before\n<!-- table:digits:start -->\n")
+    assert text.endswith("<!-- table:digits:end -->\nafter\n")
+    assert "old" not in text
+    assert call(*where, "--check").exit_code == 0
+    page.write_text(text.replace("50.0", "50.1", 1))
+    found = call(*where, "--check")
+    assert found.exit_code == 1
+    assert "page.md (digits)" in found.output
+
+
+def test_a_page_without_a_place_is_an_error(tmp_path: Path, made_up: MadeUp) -> None:
+    append(tmp_path, made_up("contrastive", 0, 0.5))
+    page = tmp_path / "page.md"
+    page.write_text("no markers\n")
+    found = call("--results", tmp_path, "--readme", page)
+    assert found.exit_code == 2
+    assert "--readme: expected" in found.output
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_committed_tables_are_those_of_the_committed_records(dataset: str) -> None:
+    if not path_of(RESULTS, dataset).is_file():
+        pytest.skip(f"no results of {dataset} are committed")
+    pages = report.pages_of(dataset)
+    assert report.PAGES[0] in pages
+    text = tables.table(select(dataset, read(RESULTS, dataset)))
+    for page in pages:
+        assert tables.is_current(page, dataset, text), f"run `python -m benchmarks report`: {page}"
