@@ -24,7 +24,7 @@ from pml_extras import losses as ours
 DIM, PER_CLASS, CLASSES, WARM_UP_ROWS = 128, 4, 100, 64
 BATCHES = (64, 128, 256, 512, 1024, 2048)
 LIMIT_MIB = 4096.0  # a batch size that is expected to need more is left out
-SECONDS_A_TIMING, MIN_TURNS, MAX_TURNS = 5.0, 3, 50
+SECONDS_A_TURN, SECONDS_A_TIMING, MIN_TURNS, MAX_TURNS = 0.05, 5.0, 3, 50
 
 Make = Callable[[], torch.nn.Module]
 
@@ -74,19 +74,20 @@ def peak_mib(losses: list[torch.nn.Module], rows: int) -> float | None:
 
 
 def milliseconds(losses: list[torch.nn.Module], rows: int) -> list[float]:
-    """Median time of one pass of each, taking turns, after one turn of warm-up."""
-    turns: list[list[float]] = []
+    """Median time of one pass of each. They take turns, each with a warm-up pass and then passes
+    for at least 50 ms, so that none pays for the caches that another one has filled."""
+    passes: list[list[float]] = [[] for _ in losses]
     start = time.perf_counter()
-    while len(turns) <= MIN_TURNS or (
-        time.perf_counter() - start < SECONDS_A_TIMING and len(turns) <= MAX_TURNS
-    ):
-        turn = []
-        for loss in losses:
-            since = time.perf_counter()
+    for turn in range(MAX_TURNS):
+        for loss, seconds in zip(losses, passes, strict=True):
             one_pass(loss, rows)
-            turn.append(1000 * (time.perf_counter() - since))
-        turns.append(turn)
-    return [statistics.median(times) for times in zip(*turns[1:], strict=True)]
+            began = time.perf_counter()
+            while (since := time.perf_counter()) - began < SECONDS_A_TURN:
+                one_pass(loss, rows)
+                seconds.append(time.perf_counter() - since)
+        if turn + 1 >= MIN_TURNS and time.perf_counter() - start > SECONDS_A_TIMING:
+            break
+    return [1000 * statistics.median(seconds) for seconds in passes]
 
 
 def sweep(batches: tuple[int, ...] = BATCHES, names: tuple[str, ...] = ()) -> Iterator[Record]:

@@ -19,10 +19,10 @@ def masked_logsumexp(scores: Tensor, mask: Tensor) -> Tensor:
     """
     if scores.shape[1] == 0:
         return scores.sum(dim=1) - torch.inf
-    empty = ~mask.any(dim=1)  # (B,)
-    # An empty row stays unmasked, so that no -inf - (-inf) arises in the gradient, then is dropped.
-    log_sum = scores.masked_fill(~(mask | empty[:, None]), -torch.inf).logsumexp(dim=1)
-    return log_sum.masked_fill(empty, -torch.inf)
+    # Filled with -inf, a row without members would meet -inf - (-inf) in the gradient.
+    nothing = torch.finfo(scores.dtype).min / 2
+    log_sum = scores.masked_fill(~mask, nothing).logsumexp(dim=1)
+    return log_sum.masked_fill(log_sum < nothing / 2, -torch.inf)
 
 
 def segment_logsumexp(scores: Tensor, segment: Tensor, num_segments: int) -> Tensor:

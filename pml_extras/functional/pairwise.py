@@ -48,10 +48,15 @@ def euclidean_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
     return distance
 
 
-def squared_products(x: Tensor, y: Tensor) -> Tensor:
-    """(B, R) squared distances by one matrix product; rounding may leave them below 0."""
-    squared = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
-    return squared.addmm_(x, y.T, alpha=-2)
+def squared_products(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(B, R) squared distances by one matrix product, and the largest squared norm, 0-dim.
+
+    Rounding may leave some of them below 0: their error grows with that norm.
+    """
+    of_x = x.square().sum(dim=1)
+    of_y = of_x if y is None else y.square().sum(dim=1)
+    squared = (of_x[:, None] + of_y).addmm_(x, (x if y is None else y).T, alpha=-2)
+    return squared, torch.maximum(of_x.amax(), of_y.amax())
 
 
 def pair_differences(
@@ -71,10 +76,9 @@ class _EuclideanDistance(torch.autograd.Function):
         with no_autocast(x):
             # D does not see a translation. Differences are taken before it: it rounds.
             ctx.centre = other.mean(dim=0)
-            a = x - ctx.centre
-            b = a if y is None else y - ctx.centre
-            squared = squared_products(a, b)  # (B, R)
-            largest = torch.maximum(a.square().sum(dim=1).max(), b.square().sum(dim=1).max())
+            squared, largest = squared_products(
+                x - ctx.centre, None if y is None else y - ctx.centre
+            )  # (B, R)
             near = squared <= NEAR * largest
             if y is None:
                 near.fill_diagonal_(False)

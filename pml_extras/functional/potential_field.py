@@ -238,16 +238,12 @@ def _pairs_with_force(
 
     Inside one set each unordered pair once, a < b.
     """
-    other, other_labels = (x, labels) if y is None or y_labels is None else (y, y_labels)
-    same = labels[:, None] == other_labels  # (T, S)
+    same = labels[:, None] == (labels if y_labels is None else y_labels)  # (T, S)
     if same.numel() == 0:
         nothing = same.nonzero(as_tuple=True)
         return (nothing[0], nothing[1]), (nothing[0], nothing[1])
-    squared = squared_products(x, other)
-    slack = _PRODUCT_ERROR * torch.maximum(
-        x.square().sum(dim=1).amax(), other.square().sum(dim=1).amax()
-    )
-    close = (squared < radius**2 + slack) & ~same
+    squared, largest = squared_products(x, y)
+    close = (squared < radius**2 + _PRODUCT_ERROR * largest) & ~same
     if y is None:
         same, close = same.triu_(1), close.triu_(1)
     first, second = same.nonzero(as_tuple=True), close.nonzero(as_tuple=True)
