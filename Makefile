@@ -20,6 +20,7 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n auto -m slow
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n auto tests/functional tests/losses
 
 check: .venv/installed
 	$(BIN)/ruff format --check
