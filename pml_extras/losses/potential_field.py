@@ -64,7 +64,7 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
 
     A miner's tuple weighs the outer sum: the field at sample a counts :math:`w_a`, how often a
     occurs in the tuple over the largest count, the field at a proxy counts 1; so a pair counts
-    (w_a + w_b) / 2 of its two directions.
+    (w_a + w_b) / 2 of its two directions. An empty tuple weighs 1, as in pml.
 
     References (``ref_emb``) are sources and no test charges: samples and proxies feel the field of
     references and proxies. So a memory of past batches may be used with its gradient detached; a
