@@ -1,7 +1,8 @@
 """Lifted structure loss at batch sizes where pml's own runs out of memory: change one import.
 
 pml's LiftedStructureLoss builds a matrix of positive by negative pairs, which grows with the
-cube of the batch. Ours is the same loss, equal in value and gradient, at the square:
+cube of the batch. Ours is the same loss, equal in value and gradient where each pair has a
+negative, at the square:
 
     python examples/lifted_large_batch.py
 """

@@ -1,6 +1,7 @@
 """Argument checks. Every message names the argument, what was expected, what came, the way out."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ def refuse(name: str, expected: str, came: object, way_out: str = "") -> ValueEr
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_finite(**values: Any) -> None:
@@ -40,7 +41,7 @@ def check_non_negative(**values: Any) -> None:
 def check_count(minimum: int, **values: Any) -> None:
     """Refuse anything but an integer of at least ``minimum``."""
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
             raise refuse(name, f"an integer >= {minimum}", repr(value))
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils import common_functions as c_f
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
@@ -23,10 +24,11 @@ class FullPrecisionLoss(BaseMetricLossFunction):
     """Base of our losses: pml's, computed in float32 at least and with a value for every batch.
 
     Departures from ``BaseMetricLossFunction.forward`` of pml 2.9.0: half inputs and autocast
-    regions are computed in float32 and parameters keep their dtype (pml casts proxies in place, its
-    ``MultipleReducers`` casts losses down); an empty batch gives an attached 0 (pml: NaN in 11
-    losses); a zero row gets zero gradient where the distance normalises, since it has no direction
-    (pml: 1e12 times the gradient).
+    regions are computed in float32, so the loss is float32 and parameters keep their dtype (pml
+    casts proxies in place, its ``MultipleReducers`` casts losses down); an empty batch gives an
+    attached 0 (pml: NaN in 11 losses); a zero row gets zero gradient from a distance that
+    normalises, since it has no direction (pml: 1e12 times the gradient); an ``indices_tuple`` is
+    checked.
     """
 
     def forward(
@@ -55,26 +57,58 @@ class FullPrecisionLoss(BaseMetricLossFunction):
         check_rows(embeddings=embeddings)
         if ref_emb is embeddings and ref_labels is labels:
             ref_emb = ref_labels = None
+        if ref_emb is None and ref_labels is not None:
+            raise refuse("ref_emb", "to be given with `ref_labels`", "None")
         if ref_emb is not None:
             check_rows(ref_emb=ref_emb)
             if ref_emb.shape[1] != embeddings.shape[1]:
                 expected = f"{embeddings.shape[1]} columns, as `embeddings`"
                 raise refuse("ref_emb", expected, f"{ref_emb.shape[1]} columns")
-        if indices_tuple is not None and len(indices_tuple) not in (3, 4):
-            raise refuse("indices_tuple", "(a, p, n) or (a1, p, a2, n)",
-                         f"{len(indices_tuple)} entries")  # fmt: skip
+        c_f.check_shapes(embeddings, labels)
+        if indices_tuple is not None:
+            check_indices_tuple(
+                indices_tuple, len(embeddings), len(embeddings if ref_emb is None else ref_emb)
+            )
         with no_autocast(embeddings):
-            embeddings = self._prepared(embeddings)
-            if ref_emb is not None:
-                ref_emb = self._prepared(ref_emb)
+            if ref_emb is embeddings:  # under labels of their own these are references
+                ref_emb = ref_emb.view_as(ref_emb)
+            embeddings = at_least_float32(embeddings)
+            ref_emb = None if ref_emb is None else at_least_float32(ref_emb)
             if len(embeddings) == 0:
-                self.reset_stats()
-                return self.reducer(self.zero_losses(), embeddings, labels)
+                return self._of_empty_batch(embeddings, labels)
             return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
-    def _prepared(self, rows: Tensor) -> Tensor:
-        rows = at_least_float32(rows)
-        return without_gradient_at_zero(rows) if self.distance.normalize_embeddings else rows
+    def _of_empty_batch(self, embeddings: Tensor, labels: Tensor | None) -> Any:
+        self.reset_stats()
+        loss = self.reducer(self.zero_losses(), embeddings, labels)
+        if not torch.is_tensor(loss):
+            return loss
+        return loss + sum(0.0 * parameter.sum() for parameter in self.parameters())
+
+
+def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
+    """Refuse what is no tuple of a miner for ``num`` rows and ``num_ref`` references."""
+    name, form = "indices_tuple", "(a, p, n) or (a1, p, a2, n)"
+    if not isinstance(indices_tuple, (tuple, list)) or len(indices_tuple) not in (3, 4):
+        came = type(indices_tuple).__name__
+        if isinstance(indices_tuple, (tuple, list)):
+            came += f" of {len(indices_tuple)}"
+        raise refuse(name, form, came, "Pass what a miner returned.")
+    for x in indices_tuple:
+        if not torch.is_tensor(x) or x.ndim != 1 or x.is_floating_point() or x.dtype == torch.bool:
+            came = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
+            raise refuse(name, "integer tensors of one dimension", came)
+    sizes = [len(x) for x in indices_tuple]
+    if len(set(sizes[:2])) > 1 or len(set(sizes[-2:])) > 1:
+        raise refuse(name, f"{form}, each pair of one length", f"lengths {sizes}")
+    anchors = (0,) if len(indices_tuple) == 3 else (0, 2)
+    for position, x in enumerate(indices_tuple):
+        high = num if position in anchors else num_ref
+        if len(x) > 0:
+            smallest, largest = (int(v) for v in x.aminmax())
+            if smallest < 0 or largest >= high:
+                expected = f"positions in [0, {high}) in entry {position}"
+                raise refuse(name, expected, f"values from {smallest} to {largest}")
 
 
 def without_gradient_at_zero(rows: Tensor) -> Tensor:
@@ -90,13 +124,16 @@ def distance_matrix(distance: Any, embeddings: Tensor, ref_emb: Tensor) -> Tenso
     float32 at a distance of 1e-4). The steps are those of ``BaseDistance.forward``.
     """
     ref = None if ref_emb is embeddings else ref_emb
+    if distance.normalize_embeddings:
+        embeddings = without_gradient_at_zero(embeddings)
+        ref = None if ref is None else without_gradient_at_zero(ref)
     if type(distance) is not LpDistance or distance.p != 2:
         matrix: Tensor = distance(embeddings, ref)
         return matrix
     distance.reset_stats()
     query = distance.maybe_normalize(embeddings)
     other = query if ref is None else distance.maybe_normalize(ref)
-    distance.set_default_stats(embeddings, ref_emb, query, other)
+    distance.set_default_stats(embeddings, embeddings if ref is None else ref, query, other)
     matrix = euclidean_distance(query, None if ref is None else other)
     return matrix if distance.power == 1 else matrix**distance.power
 
@@ -162,6 +199,7 @@ def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
         raise refuse(name, "a (B,) tensor", "None", "Proxies belong to classes.")
     if labels.is_floating_point():
         raise refuse(name, "integers", str(labels.dtype), "Call .long() on them.")
+    labels = labels.long()
     if len(labels) > 0:
         low, high = (int(x) for x in labels.aminmax())
         if low < 0 or high >= num_classes:
@@ -171,7 +209,7 @@ def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
                 f"values from {low} to {high}",
                 "Number the training classes from 0.",
             )
-    return labels.long()
+    return labels
 
 
 def anchor_weights(

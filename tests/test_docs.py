@@ -39,9 +39,20 @@ def test_readme_commands_are_those_of_the_makefile():
         assert line in makefile
 
 
-def test_links_of_the_readme_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_links_exist(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#:]+)[)#]", text):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_no_table_is_empty(page):
+    text = (ROOT / page).read_text()
+    places = re.findall(r"<!-- table:(\w+):start -->(.*?)<!-- table:\1:end -->", text, re.DOTALL)
+    assert places
+    for name, table in places:
+        assert table.count("|") > 20, name
 
 
 def test_versions_agree():

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pml_extras._checks import check_rows, refuse
-from pml_extras.functional.precision import no_autocast
+from pml_extras.functional.precision import at_least_float32, no_autocast
 
 NEAR = 1e-2
-"""Squared distance, over the largest squared norm, below which a pair leaves the product form."""
+"""Squared distance, over the sum of the squared norms, below which a pair leaves the product."""
 
 CHUNK_ELEMENTS = 2**20
 """Elements of the largest array of explicit differences."""
@@ -22,15 +22,16 @@ def euclidean_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
     Most pairs go through one matrix product, :math:`D^2 = |x|^2 + |y|^2 - 2 x \cdot y`. The pairs
     for which this form cancels (``NEAR``) are computed from their differences, in the value
     and in the gradient, where ``torch.cdist`` loses half of its digits at a distance of 1e-4 and
-    all of them at 1e-8.
+    all of them at 1e-8. A collapsed batch, most pairs of which are close, takes several times
+    longer for that.
 
     Args:
-        x: (B, D) float32 or float64.
+        x: (B, D) floating; half types are computed in float32.
         y: (R, D) in the dtype of ``x``; None compares ``x`` with itself, its diagonal exactly 0.
 
     Returns:
-        (B, R). Differentiable any number of times away from coincident points. Memory: (B, R)
-        matrices; nothing of size (B, R, D).
+        (B, R), float32 at least. Differentiable any number of times away from coincident points.
+        Memory: (B, R) matrices; nothing of size (B, R, D).
 
     Raises:
         ValueError: an argument is no (rows, size) tensor, or the sizes differ.
@@ -44,19 +45,19 @@ def euclidean_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
         raise refuse("y", f"{x.shape[1]} columns, as `x`", f"{y.shape[1]} columns")
     if x.numel() == 0 or (y is not None and y.numel() == 0):
         return x @ (x if y is None else y).T
-    distance: Tensor = _EuclideanDistance.apply(x, y)
+    y = None if y is None else at_least_float32(y)
+    distance: Tensor = _EuclideanDistance.apply(at_least_float32(x), y)
     return distance
 
 
 def squared_products(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(B, R) squared distances by one matrix product, and the largest squared norm, 0-dim.
+    """Squared distances by one matrix product, and the sums of both squared norms, each (B, R).
 
-    Rounding may leave some of them below 0: their error grows with that norm.
+    The error of a squared distance grows with that sum; it may leave one below 0.
     """
     of_x = x.square().sum(dim=1)
-    of_y = of_x if y is None else y.square().sum(dim=1)
-    squared = (of_x[:, None] + of_y).addmm_(x, (x if y is None else y).T, alpha=-2)
-    return squared, torch.maximum(of_x.amax(), of_y.amax())
+    norms = of_x[:, None] + (of_x if y is None else y.square().sum(dim=1))
+    return norms.addmm(x, (x if y is None else y).T, alpha=-2), norms
 
 
 def pair_differences(
@@ -74,12 +75,15 @@ class _EuclideanDistance(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor | None) -> Tensor:
         other = x if y is None else y
         with no_autocast(x):
-            # D does not see a translation. Differences are taken before it: it rounds.
-            ctx.centre = other.mean(dim=0)
-            squared, largest = squared_products(
+            # D does not see a translation. Differences are taken before it: it rounds. Weights
+            # of 1 / norm keep a single long row from moving the centre away from all others.
+            inverse = 1 / other.norm(dim=1).clamp(min=torch.finfo(other.dtype).tiny)
+            ctx.centre = (inverse / inverse.sum()) @ other
+            squared, norms = squared_products(
                 x - ctx.centre, None if y is None else y - ctx.centre
             )  # (B, R)
-            near = squared <= NEAR * largest
+            near = squared <= norms.mul_(NEAR)
+            del norms
             if y is None:
                 near.fill_diagonal_(False)
             rows, cols = near.nonzero(as_tuple=True)
@@ -99,7 +103,9 @@ class _EuclideanDistance(torch.autograd.Function):
             a = x - ctx.centre
             b = a if y is None else y - ctx.centre
             # dD_ij/dx_i = (x_i - y_j) / D_ij, so each pair needs its weight grad_ij / D_ij.
-            weight = grad / distance.masked_fill(distance == 0, torch.inf)  # (B, R)
+            coincide = distance == 0  # there grad may be NaN, as that of a root of D is
+            weight = grad / distance.masked_fill(coincide, 1.0)  # (B, R)
+            weight = weight.masked_fill(coincide, 0.0)
             near_weight = weight[rows, cols][:, None]
             if len(rows) > 0:
                 weight = weight.index_put((rows, cols), weight.new_zeros(()))

@@ -14,11 +14,13 @@ from pml_extras._checks import (
     refuse,
 )
 from pml_extras.functional.pairwise import pair_differences, squared_products
-from pml_extras.functional.precision import no_autocast
+from pml_extras.functional.precision import at_least_float32, no_autocast
 
 _PRODUCT_ERROR = 4e-3
-"""Bound on the error of a squared distance from products, over the largest squared norm: products
-of operands rounded to 10 bits (TF32) are the worst. A wider search only lists more pairs."""
+"""Bound on the error of a squared distance from products, over the sum of the squared norms:
+operands rounded to 10 bits (TF32) are the worst. A wider search only lists more pairs."""
+
+_LARGEST_FORCE, _SMALLEST_DISTANCE = 1e19, 1e-19  # their ratio, and so each force, fits float32
 
 
 class FieldEnergy(NamedTuple):
@@ -82,7 +84,7 @@ class _Field(NamedTuple):
     def repulsion_weight(self, r: Tensor) -> Tensor:
         """Minus force over r; 0 where points coincide, since no direction exists there."""
         shell = r.clamp(min=self.core_radius)
-        weight = -self.force * shell ** -(self.alpha + 1) / r
+        weight = -self.force * shell ** -(self.alpha + 1) / r.clamp(min=_SMALLEST_DISTANCE)
         return weight.masked_fill((r >= self.delta_rep) | (r == 0), 0.0)
 
 
@@ -121,7 +123,8 @@ def potential_field_energy(
     pairs of different classes inside ``delta_rep``.
 
     Args:
-        points: (T, D) float32 or float64, the test charges. On the unit sphere for the loss.
+        points: (T, D) floating, the test charges; half types are computed in float32. On the unit
+            sphere for the loss.
         labels: (T,) their classes.
         sources: (S, D), what makes the field; None: the points themselves, without self terms.
         source_labels: (S,), given with ``sources``.
@@ -132,7 +135,7 @@ def potential_field_energy(
         core_radius: below it repulsion goes on as its tangent, so that its force is at most
             :math:`\alpha r_c^{-(\alpha + 1)}`; at most ``delta_rep``. 0 is the published singular
             form: infinite where points of two classes coincide.
-        weight: (T,) :math:`w_a`; None is 1.
+        weight: (T,) :math:`w_a`, without gradient; None is 1.
 
     Returns:
         The energy, differentiable once (``dense_potential_field_energy`` for more), and its parts.
@@ -154,13 +157,12 @@ def potential_field_energy(
     """
     field = _check(points, labels, sources, source_labels, weight, alpha, delta, delta_rep,
                    core_radius)  # fmt: skip
-    if weight is None:
-        weight = points.new_ones(len(points))
+    points = at_least_float32(points)
+    sources = None if sources is None else at_least_float32(sources)
+    weight = points.new_ones(len(points)) if weight is None else weight.to(points.dtype)
     if not torch.is_grad_enabled():  # inside forward this can no longer be asked
         points, sources = points.detach(), None if sources is None else sources.detach()
-    return FieldEnergy(
-        *_FieldEnergy.apply(points, sources, labels, source_labels, weight.detach(), field)
-    )
+    return FieldEnergy(*_FieldEnergy.apply(points, sources, labels, source_labels, weight, field))
 
 
 def dense_potential_field_energy(
@@ -182,8 +184,8 @@ def dense_potential_field_energy(
         U0, 0-dim.
     """
     field = _check(points, labels, None, None, weight, alpha, delta, delta_rep, core_radius)
-    if weight is None:
-        weight = points.new_ones(len(points))
+    points = at_least_float32(points)
+    weight = points.new_ones(len(points)) if weight is None else weight.to(points.dtype)
     squared = (points[:, None] - points).square().sum(dim=2)  # (T, T)
     coincide = squared == 0
     r = squared.masked_fill(coincide, 1.0).sqrt().masked_fill(coincide, 0.0)
@@ -207,7 +209,8 @@ def _check(
     check_rows(points=points)
     check_vector(len(points), labels=labels)
     if (sources is None) != (source_labels is None):
-        raise refuse("source_labels", "to be given with `sources`", f"{source_labels!r}")
+        given = "sources alone" if source_labels is None else "source_labels alone"
+        raise refuse("source_labels", "to be given with `sources`", given)
     if sources is not None and source_labels is not None:
         check_rows(sources=sources)
         check_vector(len(sources), source_labels=source_labels)
@@ -215,6 +218,8 @@ def _check(
             raise refuse("sources", f"{points.shape[1]} columns", f"{sources.shape[1]} columns")
     if weight is not None:
         check_vector(len(points), weight=weight)
+        if weight.requires_grad:
+            raise refuse("weight", "no gradient", "requires_grad=True", "Call .detach() on it.")
     return check_field(alpha, delta, delta_rep, core_radius)
 
 
@@ -228,7 +233,18 @@ def check_field(alpha: float, delta: float, delta_rep: float | None, core_radius
     if core_radius > delta_rep:
         raise refuse("core_radius", f"at most delta_rep = {delta_rep}", repr(core_radius),
                      "The core lies inside the radius of repulsion.")  # fmt: skip
-    return _Field(float(alpha), float(delta), float(delta_rep), float(core_radius))
+    field = _Field(float(alpha), float(delta), float(delta_rep), float(core_radius))
+    strongest = core_radius if core_radius > 0 else min(delta, delta_rep)
+    exponent = math.log(field.force) - (alpha + 1) * math.log(strongest)
+    if exponent > math.log(_LARGEST_FORCE):
+        name = "core_radius" if core_radius > 0 else "delta"
+        raise refuse(
+            name,
+            f"a force of at most {_LARGEST_FORCE:.0e}, which float32 can hold",
+            f"{strongest!r} with alpha = {alpha!r}, a force of 1e{exponent / math.log(10):.0f}",
+            f"Raise {name} or lower alpha.",
+        )
+    return field
 
 
 def _pairs_with_force(
@@ -242,8 +258,9 @@ def _pairs_with_force(
     if same.numel() == 0:
         nothing = same.nonzero(as_tuple=True)
         return (nothing[0], nothing[1]), (nothing[0], nothing[1])
-    squared, largest = squared_products(x, y)
-    close = (squared < radius**2 + _PRODUCT_ERROR * largest) & ~same
+    squared, norms = squared_products(x, y)
+    # Not "<": a point that is NaN is close to all, so that the energy says so.
+    close = ~(squared >= norms.mul_(_PRODUCT_ERROR).add_(radius**2)) & ~same
     if y is None:
         same, close = same.triu_(1), close.triu_(1)
     first, second = same.nonzero(as_tuple=True), close.nonzero(as_tuple=True)

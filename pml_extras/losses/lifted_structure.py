@@ -37,8 +37,9 @@ class LiftedStructureLoss(_TwoMargins):
 
     Formula and source: :func:`pml_extras.functional.lifted_structure`.
 
-    A drop-in for ``pytorch_metric_learning.losses.LiftedStructureLoss``, equal to it in value and
-    gradient, with any pml distance, miner and reducer. The paper's loss is
+    A drop-in for ``pytorch_metric_learning.losses.LiftedStructureLoss``: equal to it in value and
+    gradient without references and where pairs have negatives, with any pml distance and miner and
+    any reducer that takes positive pairs. The paper's loss is
     ``distance=LpDistance(normalize_embeddings=False)``; on unit vectors, pml's default, distances
     are at most 2 and the hinge hardly ever closes.
 

@@ -9,7 +9,13 @@ from pytorch_metric_learning.losses import WeightRegularizerMixin
 from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor
 
-from pml_extras._checks import check_count, check_one_of, refuse
+from pml_extras._checks import (
+    check_count,
+    check_non_negative,
+    check_one_of,
+    check_positive,
+    refuse,
+)
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
@@ -75,6 +81,11 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
     sample-proxy and proxy-proxy pairs. They sum to the loss up to a constant. The total is
     dominated by proxies and says little.
 
+    In float16 the gradient of points of two classes that almost coincide, up to
+    :math:`\alpha r_c^{-(\alpha + 1)}`, may exceed the type, as any gradient may: train with a
+    ``GradScaler`` or in bfloat16. pml's ``DistributedLossWrapper`` multiplies by the number of
+    processes, which also multiplies the gradient of proxies averaged by DDP.
+
     Departures from the paper: those of the formula, and where the paper is silent proxies are
     normalised and start from a normal distribution.
 
@@ -132,13 +143,17 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         """Groups for the optimizer that also trains the trunk.
 
         Args:
-            lr: rate of the trunk; proxies get 100 times it, as in the paper.
+            lr: rate of the trunk, > 0; proxies get 100 times it, the ratio of the paper, whose
+                trunk learns at 1e-4. What counts is the angular speed of proxies against
+                ``delta``: for a trunk that learns faster, pass 1e-4 all the same.
             weight_decay: for parameters that decay, of which this loss has none: decay would
                 shrink proxies and so only raise their speed.
 
         Returns:
             One group, the proxies, without decay; no group without proxies.
         """
+        check_positive(lr=lr)
+        check_non_negative(weight_decay=weight_decay)
         if self.proxies_per_class == 0:
             return []
         return [{"params": [self.proxies], "lr": 100.0 * lr, "weight_decay": 0.0}]
@@ -155,11 +170,11 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         labels, ref_labels = self._classes(embeddings, labels, ref_emb, ref_labels)
         dtype = torch.promote_types(embeddings.dtype, self.proxies.dtype)
         weight = anchor_weights(indices_tuple, labels, dtype, has_ref=has_ref)
-        x = self.distance.normalize(embeddings.to(dtype))
-        p = self.distance.normalize(without_gradient_at_zero(self.proxies.to(dtype)))
+        x, p, r = (self._unit_rows(rows.to(dtype)) for rows in (embeddings, self.proxies, ref_emb))
+        self.distance.reset_stats()
+        self.distance.set_default_stats(embeddings, ref_emb, x, r)
         p_labels = torch.arange(len(p), device=x.device) // max(1, self.proxies_per_class)
         if has_ref:
-            r = self.distance.normalize(ref_emb.to(dtype))
             parts = {
                 "sample_sample": [self._energy(x, labels, r, ref_labels, weight=weight)],
                 "sample_proxy": [
@@ -189,6 +204,10 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
 
     def get_default_distance(self) -> LpDistance:
         return LpDistance()
+
+    def _unit_rows(self, rows: Tensor) -> Tensor:
+        unit: Tensor = self.distance.normalize(without_gradient_at_zero(rows))
+        return unit
 
     def _energy(self, *points_and_sources: Tensor, weight: Tensor | None = None) -> FieldEnergy:
         return potential_field_energy(

@@ -63,11 +63,47 @@ def test_coincident_points_have_distance_and_gradient_zero():
     assert (y.grad == 0).all()
 
 
-def test_a_common_offset_costs_no_digits():
-    x = torch.randn(20, 4)
-    expected = euclidean_distance(x.double())
-    offset = x.double() + 2**20
-    assert torch.allclose(euclidean_distance(offset), expected, rtol=1e-9, atol=1e-8)
+def test_a_common_offset_costs_no_digits_of_far_pairs():
+    x = torch.randn(20, 4).double()
+    offset = (x + 2**10).float()  # rounded once, so that both see the same points
+    expected = euclidean_distance(offset.double())
+    far = expected > 1.0
+    torch.testing.assert_close(
+        euclidean_distance(offset)[far], expected[far].float(), rtol=1e-5, atol=0
+    )
+
+
+def one_long_row(x):
+    x[-1] *= 1000
+    return x
+
+
+@pytest.mark.parametrize("change", [one_long_row, lambda x: x + 100], ids=["long row", "offset"])
+def test_neither_a_long_row_nor_an_offset_makes_far_pairs_near(monkeypatch, change):
+    listed = []
+    original = pairwise.pair_differences
+
+    def counting(a, b, rows, cols):
+        listed.append(len(rows))
+        return original(a, b, rows, cols)
+
+    monkeypatch.setattr(pairwise, "pair_differences", counting)
+    euclidean_distance(change(torch.randn(60, 16)))
+    assert sum(listed) < 60
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_rows_are_computed_in_float32(dtype):
+    x = torch.randn(5, 3).to(dtype)
+    assert torch.equal(euclidean_distance(x), euclidean_distance(x.float()))
+
+
+def test_gradient_under_autocast_is_not_rounded():
+    x = torch.randn(30, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(euclidean_distance(x).square().sum(), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (grad,) = torch.autograd.grad(euclidean_distance(x).square().sum(), x)
+    assert torch.equal(grad, expected)
 
 
 def test_differences_in_several_chunks_are_those_of_one(monkeypatch):

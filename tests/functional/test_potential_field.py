@@ -5,7 +5,12 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pml_extras.functional import dense_potential_field_energy, pairwise, potential_field_energy
+from pml_extras.functional import (
+    dense_potential_field_energy,
+    pairwise,
+    potential_field,
+    potential_field_energy,
+)
 from tests.oracles import potential_field as oracle
 from tests.strategies import batches, batches_with_references
 
@@ -303,8 +308,6 @@ def test_no_gradient_is_built_without_need(monkeypatch):
     def fail(*_):
         raise AssertionError("a gradient was built")
 
-    from pml_extras.functional import potential_field
-
     monkeypatch.setattr(potential_field._Field, "attraction_weight", fail)
     with torch.no_grad():
         assert not energy_of(x, labels).requires_grad
@@ -362,3 +365,55 @@ def test_what_is_out_of_range_is_refused_by_name(name, change):
     x, labels = on_the_sphere()
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         energy_of(x, labels, **change)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_points_are_computed_in_float32(dtype):
+    x, labels = on_the_sphere()
+    x = x.to(dtype).requires_grad_()
+    options = {"alpha": 6.0, "delta": 0.1, "core_radius": 0.1}
+    energy = potential_field_energy(x, labels, **options).energy
+    assert energy.dtype == torch.float32
+    assert energy == potential_field_energy(x.detach().float(), labels, **options).energy
+    dense = dense_potential_field_energy(x, labels, **options)
+    assert dense.item() == pytest.approx(energy.item(), rel=1e-5)
+
+
+def test_products_rounded_to_ten_bits_lose_no_pair(monkeypatch):
+    """As TF32 does: the search is wide enough, and what it lists is taken from differences."""
+    x, labels = on_the_sphere(200, 8)
+    x, labels = x.float(), torch.arange(200)
+    exact = gradient_of(x, labels, delta=0.5)
+    assert (exact != 0).any()
+
+    def rounded(a, b=None):
+        def to_ten_bits(t):
+            return (t.view(torch.int32) + (1 << 12) & ~((1 << 13) - 1)).view(torch.float32)
+
+        coarse = to_ten_bits(a), None if b is None else to_ten_bits(b)
+        squared, _ = pairwise.squared_products(*coarse)
+        return squared - 1e-3 + 2e-3 * torch.rand_like(squared), pairwise.squared_products(a, b)[1]
+
+    monkeypatch.setattr(potential_field, "squared_products", rounded)
+    torch.testing.assert_close(gradient_of(x, labels, delta=0.5), exact)
+    monkeypatch.setattr(potential_field, "_PRODUCT_ERROR", 0.0)
+    assert not torch.allclose(gradient_of(x, labels, delta=0.5), exact)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("core_radius", {"alpha": 20.0, "core_radius": 0.01}),
+        ("delta", {"alpha": 200.0, "core_radius": 0.0}),
+    ],
+)
+def test_forces_beyond_float32_are_refused(name, change):
+    x, labels = on_the_sphere()
+    with pytest.raises(ValueError, match=f"^{name}: expected a force of at most 1e"):
+        energy_of(x, labels, **change)
+
+
+def test_weight_with_a_gradient_is_refused():
+    x, labels = on_the_sphere()
+    with pytest.raises(ValueError, match=r"^weight: expected no gradient.*detach"):
+        energy_of(x, labels, weight=torch.ones(len(x), requires_grad=True))

@@ -1,5 +1,6 @@
 from math import log, sqrt
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,11 +23,6 @@ def unnormalised(loss_class, alpha=1.0, beta=0.0, **kwargs):
 def scalars(x):
     """Rows of 0-dim tensors, for the loops of the oracle."""
     return [list(row.unbind()) for row in x.unbind()]
-
-
-def unit_rows(x):
-    length = x.norm(dim=1, keepdim=True)
-    return x / length.masked_fill(length == 0, torch.inf)
 
 
 def assert_same(loss, args, expected_losses, leaves, upstream):
@@ -69,7 +65,7 @@ def test_norm_of_a_row_does_not_matter_by_default(batch, margin):
     x, y = batch
     x.requires_grad_()
     loss = LiftedStructureLoss(*margin, reducer=reducers.DoNothingReducer())
-    _, expected = oracle.of_batch(scalars(unit_rows(x)), y.tolist(), *margin)
+    _, expected = oracle.of_batch(scalars(torch.nn.functional.normalize(x)), y.tolist(), *margin)
     assert_same(loss, (x, y), expected, [x], UPSTREAM)
 
 
@@ -414,3 +410,102 @@ def test_statistics_of_the_distance_are_recorded(loss_class):
     loss_class(distance=distance)(3 * torch.nn.functional.normalize(x), y)
     assert distance.initial_avg_query_norm == pytest.approx(3.0)
     assert distance.final_avg_ref_norm == pytest.approx(1.0)
+
+
+@BOTH
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_batch_under_other_labels_is_a_set_of_references(loss_class, normalize, dtype):
+    x, y = random_batch()
+    x = x.to(dtype)
+    distance = distances.LpDistance(normalize_embeddings=normalize)
+    loss = loss_class(distance=distance)
+    other = (y + 1) % 3
+    assert loss(x, y, None, x, other) == loss(x, y, None, x.clone(), other)
+    assert loss(x, y, None, x, y.clone()) == loss(x, y, None, x.clone(), y.clone())
+    assert loss(x, y, None, x, y) == loss(x, y)
+
+
+@BOTH
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_no_power_of_the_distance_makes_nan(loss_class, power):
+    x, y = random_batch()
+    x[1] = x[0]
+    x.requires_grad_()
+    loss_class(distance=distances.LpDistance(power=power))(x, y).backward()
+    assert x.grad.isfinite().all()
+
+
+@BOTH
+def test_large_rows_in_a_list_do_not_vanish(loss_class):
+    x, y = random_batch()
+    x = 1000 * x
+    mined = miners.BatchHardMiner(distance=distances.LpDistance(normalize_embeddings=False))(x, y)
+    loss = unnormalised(loss_class)
+    expected = loss(x, y, mined).item()
+    assert expected > 100
+    assert loss(x.float(), y, mined).item() == pytest.approx(expected, rel=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("distance", [distances.LpDistance(), distances.CosineSimilarity()])
+def test_autocast_changes_nothing(loss_class, distance):
+    x, y = random_batch()
+    x = x.float().requires_grad_()
+    loss = loss_class(distance=distance)
+    value = loss(x, y)
+    (grad,) = torch.autograd.grad(value, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = loss(x, y)
+        (grad_under,) = torch.autograd.grad(under, x)
+    assert under == value
+    tolerance = 0 if isinstance(distance, distances.LpDistance) else 1e-2  # pml's own backward
+    torch.testing.assert_close(grad_under, grad, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_row_of_zeros_has_no_gradient_where_it_has_no_direction(normalize):
+    x, y = random_batch()
+    x[3] = 0
+    x.requires_grad_()
+    distance = distances.LpDistance(normalize_embeddings=normalize)
+    (grad,) = torch.autograd.grad(LiftedStructureLoss(distance=distance)(x, y), x)
+    assert (grad[3] == 0).all() == normalize
+    assert (grad[:3] != 0).all()
+
+
+ONE, TWO = torch.tensor([0]), torch.tensor([0, 1])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("mined", "came"),
+    [
+        ((ONE, ONE), "tuple of 2"),
+        (torch.zeros(4, 2).long(), "Tensor"),
+        (([0], ONE, ONE), "list"),
+        ((ONE, ONE, ONE[None]), r"torch.int64 \(1, 1\)"),
+        ((ONE, ONE, ONE.float()), "torch.float32"),
+        ((ONE, TWO, ONE), "lengths"),
+        ((ONE, ONE, TWO, ONE), "lengths"),
+        ((ONE, ONE - 1, ONE), "values from -1 to -1"),
+        ((ONE, ONE, ONE + 24), "values from 24 to 24"),
+    ],
+)
+def test_what_no_miner_returns_is_refused(loss_class, mined, came):
+    x, y = random_batch()
+    with pytest.raises(ValueError, match=rf"^indices_tuple: expected .*; got {came}"):
+        loss_class()(x, y, mined)
+
+
+@BOTH
+def test_labels_of_references_alone_are_refused(loss_class):
+    x, y = random_batch()
+    with pytest.raises(ValueError, match=r"^ref_emb: expected to be given with `ref_labels`"):
+        loss_class()(x, y, None, None, y)
+
+
+def test_hyper_parameters_may_be_numpy_scalars():
+    loss = LiftedStructureLoss(neg_margin=np.float32(0.5))
+    x, y = random_batch()
+    torch.testing.assert_close(loss(x, y), LiftedStructureLoss(neg_margin=0.5)(x, y))

@@ -1,6 +1,7 @@
 import warnings
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,8 +18,8 @@ REDUCTIONS = ("sum", "batch_mean", "pair_mean")
 
 
 def unit(rows):
-    length = rows.norm(dim=1, keepdim=True)
-    return rows / length.masked_fill(length == 0, torch.inf)
+    """As torch rounds: rows of one direction may differ in the last bit, which then is theirs."""
+    return torch.nn.functional.normalize(rows)
 
 
 def loss_of(size, proxies_per_class=2, **kwargs):
@@ -445,3 +446,56 @@ def test_works_inside_multiple_losses():
     both = losses.MultipleLosses([ours, theirs], weights=[2.0, 3.0])
     expected = 2 * ours(x, labels) + 3 * theirs(x, labels)
     torch.testing.assert_close(both(x, labels), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_in_float64_is_computed_in_float64(dtype):
+    x, labels = random_batch(dtype=dtype)
+    loss = loss_of(5)
+    value = loss(x, labels)
+    assert value.dtype == loss.proxies.dtype == torch.float64
+    energy, _, _ = expected_of(loss, x.double(), labels)
+    assert value.item() == pytest.approx(energy, rel=1e-6 if dtype == torch.float32 else 1e-12)
+
+
+def test_empty_batch_keeps_proxies_in_the_graph():
+    loss = PotentialFieldLoss(3, 4, weight_regularizer=regularizers.LpRegularizer())
+    x = torch.randn(0, 4, requires_grad=True)
+    loss(x, torch.empty(0, dtype=torch.int64)).backward()
+    assert (loss.proxies.grad == 0).all()
+    with pytest.raises(ValueError, match="Number of embeddings"):
+        loss(x, torch.zeros(5, dtype=torch.int64))
+
+
+def test_statistics_of_the_distance_are_recorded():
+    x, labels = random_batch()
+    distance = distances.LpDistance(collect_stats=True)
+    loss_of(5, distance=distance)(3 * unit(x), labels)
+    assert distance.initial_avg_query_norm == pytest.approx(3.0)
+    assert distance.final_avg_ref_norm == pytest.approx(1.0)
+
+
+def test_not_a_number_reaches_the_value():
+    x, _ = random_batch(4)
+    x[1] = x[0]
+    x[3] = torch.nan
+    loss = PotentialFieldLoss(4, 5, 0)
+    assert loss(x, torch.arange(4)).isnan()
+
+
+def test_labels_of_any_integer_type_are_classes():
+    x, labels = random_batch()
+    loss = loss_of(5)
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.uint16):
+        assert loss(x, labels.to(dtype)) == loss(x, labels)
+
+
+def test_numpy_numbers_are_numbers():
+    loss = PotentialFieldLoss(np.int64(3), np.int32(5), np.int64(2), np.float32(3.0))
+    assert loss.proxies.shape == (6, 5)
+
+
+@pytest.mark.parametrize("lr", [0.0, -1e-3])
+def test_rates_out_of_range_are_refused(lr):
+    with pytest.raises(ValueError, match=r"^lr: expected"):
+        loss_of(5).param_groups(lr)
