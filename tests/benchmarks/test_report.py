@@ -143,3 +143,13 @@ def test_committed_tables_are_those_of_the_committed_records(dataset: str) -> No
     text = tables.table(select(dataset, read(RESULTS, dataset)))
     for page in pages:
         assert tables.is_current(page, dataset, text), f"run `python -m benchmarks report`: {page}"
+
+
+def test_committed_costs_and_overview_are_those_of_the_committed_records() -> None:
+    overview = report.overview_of(RESULTS)
+    assert set(overview) == {"what", "cost"}
+    for name, text in overview.items():
+        pages = report.pages_of(name)
+        assert report.PAGES[1] in pages
+        for page in pages:
+            assert tables.is_current(page, name, text), f"run `python -m benchmarks report`: {page}"
