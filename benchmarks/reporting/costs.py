@@ -17,7 +17,7 @@ PAPERS = {
 }
 RECIPE_OF = {
     "PotentialFieldLoss": "potential_field",
-    "LiftedStructureLoss": "lifted_structure",
+    "LiftedStructureLoss": "lifted_structure_raw",  # the distance of the paper
     "GeneralizedLiftedStructureLoss": "generalized_lifted_structure",
 }
 
