@@ -20,7 +20,7 @@ _PRODUCT_ERROR = 4e-3
 """Bound on the error of a squared distance from products, over the sum of the squared norms:
 operands rounded to 10 bits (TF32) are the worst. A wider search only lists more pairs."""
 
-_LARGEST_FORCE, _SMALLEST_DISTANCE = 1e19, 1e-19  # their ratio, and so each force, fits float32
+_LARGEST_FORCE = 1e19  # times 1 / the root of the smallest number, it still fits float32
 
 
 class FieldEnergy(NamedTuple):
@@ -84,7 +84,8 @@ class _Field(NamedTuple):
     def repulsion_weight(self, r: Tensor) -> Tensor:
         """Minus force over r; 0 where points coincide, since no direction exists there."""
         shell = r.clamp(min=self.core_radius)
-        weight = -self.force * shell ** -(self.alpha + 1) / r.clamp(min=_SMALLEST_DISTANCE)
+        smallest = torch.finfo(r.dtype).tiny ** 0.5  # below it, squares have no digits
+        weight = -self.force * shell ** -(self.alpha + 1) / r.clamp(min=smallest)
         return weight.masked_fill((r >= self.delta_rep) | (r == 0), 0.0)
 
 
