@@ -153,3 +153,9 @@ def test_committed_costs_and_overview_are_those_of_the_committed_records() -> No
         assert report.PAGES[1] in pages
         for page in pages:
             assert tables.is_current(page, name, text), f"run `python -m benchmarks report`: {page}"
+
+
+def test_the_committed_page_of_the_long_runs_is_that_of_its_records() -> None:
+    folder = RESULTS / "long"
+    text = tables.table(report.selection_of(folder, "omniglot"))
+    assert tables.is_current(folder / "README.md", "omniglot", text)
