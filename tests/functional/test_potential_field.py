@@ -417,3 +417,11 @@ def test_weight_with_a_gradient_is_refused():
     x, labels = on_the_sphere()
     with pytest.raises(ValueError, match=r"^weight: expected no gradient.*detach"):
         energy_of(x, labels, weight=torch.ones(len(x), requires_grad=True))
+
+
+@pytest.mark.parametrize(("alpha", "delta"), [(3.0, 0.2), (6.0, 0.1), (0.0, 0.3), (1.7, 0.23)])
+def test_points_at_rest_have_an_excess_of_exactly_0_in_float32(alpha, delta):
+    x = torch.cat([torch.linspace(0, delta / 2, 20), torch.linspace(9, 9 + delta / 2, 20)])[:, None]
+    labels = torch.arange(40) // 20
+    result = potential_field_energy(x, labels, alpha=alpha, delta=delta)
+    assert result.excess == result.repulsion == 0
