@@ -85,12 +85,16 @@ def run_command(
         Path | None, typer.Option(help=f"Folder of the results.  [default: {RESULTS.name}/]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU.")] = "auto",
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of torch; more than one changes the last digits.")
+    ] = 1,
     nmi: Annotated[bool, typer.Option("--nmi", help="Cluster the test half too; slow.")] = False,
 ) -> None:
     """Train and evaluate; runs that are finished already are skipped."""
     chosen = _recipes(recipes)
     _known("--dataset", dataset, DATASETS)
     place = _device(device)
+    torch.set_num_threads(threads)
     overrides = {"epochs": epochs, "iterations": iterations}
     changed = {name: value for name, value in overrides.items() if value is not None}
     budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
@@ -217,12 +221,14 @@ def cost_command(
     rows: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch sizes, as in --rows 64 256.")
     ] = None,
-    losses: Annotated[list[str] | None, typer.Option(help="One or more; all if left out.")] = None,
+    losses: Annotated[
+        list[str] | None, typer.Option(help=f"One or more of {', '.join(PAIRS)}; all if left out.")
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Time and peak memory of one forward and backward pass, beside pml's nearest loss."""
     for name in losses or ():
-        _known("--losses", name, PAIRS)
+        _known("--losses", name, PAIRS, where="`python -m benchmarks cost --help`")
     path = results / COSTS
     for record in sweep(tuple(rows or BATCHES), tuple(losses or ())):
         append_line(path, record)
@@ -275,11 +281,15 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _known(option: str, name: str, known: Sequence[str] | dict[str, Any]) -> None:
+def _known(
+    option: str,
+    name: str,
+    known: Sequence[str] | dict[str, Any],
+    where: str = "`python -m benchmarks list`",
+) -> None:
     if name not in known:
         raise typer.BadParameter(
-            f"{option}: expected one of {', '.join(known)}; got {name!r}. "
-            "`python -m benchmarks list` shows them."
+            f"{option}: expected one of {', '.join(known)}; got {name!r}. {where} shows them."
         )
 
 

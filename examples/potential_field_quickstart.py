@@ -1,6 +1,6 @@
 """Potential field loss on real scans of digits: trained on one half, retrieval in the other.
 
-Needs scikit-learn for the scans and a library for neighbours: pip install "pml-extras[bench]".
+Needs scikit-learn for the scans and faiss for neighbours: pip install ".[bench]" in a clone.
 Takes seconds on a CPU:
 
     python examples/potential_field_quickstart.py

@@ -73,5 +73,6 @@ def _recall(recipe: str, measured: Selection | None) -> str:
     for method in measured.methods if measured else ():
         if method.recipe == recipe:
             mean, half = interval([100 * v for v in method.values("recall_at_1")])
-            return f"{mean:.1f}" + ("" if half is None else f" ± {half:.1f}")
+            spread = "" if half is None else f" ± {half:.1f}"
+            return f"{mean:.1f}{spread} ({method.title})"
     return MISSING

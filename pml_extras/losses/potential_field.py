@@ -150,7 +150,8 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
                 shrink proxies and so only raise their speed.
 
         Returns:
-            One group, the proxies, without decay; no group without proxies.
+            One group, the proxies, without decay; no group without proxies. pml's trainers take
+            them in an optimizer of their own, ``"metric_loss_optimizer"``.
         """
         check_positive(lr=lr)
         check_non_negative(weight_decay=weight_decay)
