@@ -95,7 +95,9 @@ def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
             came += f" of {len(indices_tuple)}"
         raise refuse(name, form, came, "Pass what a miner returned.")
     for x in indices_tuple:
-        if not torch.is_tensor(x) or x.ndim != 1 or x.is_floating_point() or x.dtype == torch.bool:
+        indexes = torch.is_tensor(x) and not (x.is_floating_point() or x.dtype == torch.bool)
+        empty = torch.is_tensor(x) and x.shape == (0,)  # in any dtype, as torch.tensor([]) has one
+        if not empty and (not indexes or x.ndim != 1):
             came = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
             raise refuse(name, "integer tensors of one dimension", came)
     sizes = [len(x) for x in indices_tuple]
@@ -149,7 +151,7 @@ class Pairs(NamedTuple):
 
 def listed_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pairs:
     """The pairs of a miner's tuple; a triplet (a, p, n) is the pairs (a, p) and (a, n)."""
-    listed = [x.to(device=device) for x in indices_tuple]
+    listed = [x.to(device=device, dtype=torch.int64) for x in indices_tuple]
     return Pairs(*listed) if len(listed) == 4 else Pairs(listed[0], listed[1], listed[0], listed[2])
 
 
@@ -221,7 +223,7 @@ def anchor_weights(
     """
     listed = None
     if indices_tuple is not None:
-        listed = tuple(x.to(labels.device) for x in indices_tuple)
+        listed = tuple(x.to(device=labels.device, dtype=torch.int64) for x in indices_tuple)
     weights: Tensor = lmu.convert_to_weights(listed, labels, dtype=dtype, using_ref=has_ref)
     return weights
 

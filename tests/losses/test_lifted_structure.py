@@ -509,3 +509,12 @@ def test_hyper_parameters_may_be_numpy_scalars():
     loss = LiftedStructureLoss(neg_margin=np.float32(0.5))
     x, y = random_batch()
     torch.testing.assert_close(loss(x, y), LiftedStructureLoss(neg_margin=0.5)(x, y))
+
+
+@BOTH
+def test_an_empty_tuple_of_any_dtype_is_an_attached_zero(loss_class):
+    x, y = random_batch()
+    x.requires_grad_()
+    loss = loss_class()(x, y, (torch.tensor([]),) * 3)
+    loss.backward()
+    assert loss == 0
