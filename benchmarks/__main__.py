@@ -172,11 +172,11 @@ def report_command(
     if not names:
         _fail(ValueError(f"--results: expected JSON lines in {results}; got none. Run first."))
     stale: list[str] = []
+    committed = results.resolve() == RESULTS.resolve()
     for name in names:
         _known("--dataset", name, DATASETS)
         try:
             selection = reports.selection_of(results, name)
-            committed = results.resolve() == RESULTS.resolve()
             pages = reports.pages_of(name, readme or ()) if readme or committed else []
         except ValueError as error:
             _fail(error)
@@ -192,7 +192,7 @@ def report_command(
             typer.echo(f"wrote the table into {page}")
         for picture in reports.draw(selection, output):
             typer.echo(f"wrote {picture}")
-    if not dataset and results.resolve() == RESULTS.resolve():
+    if not dataset and committed:
         stale += _overview(results, check=check)
     if stale:
         typer.echo(

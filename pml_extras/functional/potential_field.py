@@ -256,9 +256,6 @@ def _pairs_with_force(
     Inside one set each unordered pair once, a < b.
     """
     same = labels[:, None] == (labels if y_labels is None else y_labels)  # (T, S)
-    if same.numel() == 0:
-        nothing = same.nonzero(as_tuple=True)
-        return (nothing[0], nothing[1]), (nothing[0], nothing[1])
     squared, norms = squared_products(x, y)
     # Not "<": a point that is NaN is close to all, so that the energy says so.
     close = ~(squared >= norms.mul_(_PRODUCT_ERROR).add_(radius**2)) & ~same

@@ -171,7 +171,8 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         labels, ref_labels = self._classes(embeddings, labels, ref_emb, ref_labels)
         dtype = torch.promote_types(embeddings.dtype, self.proxies.dtype)
         weight = anchor_weights(indices_tuple, labels, dtype, has_ref=has_ref)
-        x, p, r = (self._unit_rows(rows.to(dtype)) for rows in (embeddings, self.proxies, ref_emb))
+        x, p = self._unit_rows(embeddings.to(dtype)), self._unit_rows(self.proxies.to(dtype))
+        r = self._unit_rows(ref_emb.to(dtype)) if has_ref else x
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, x, r)
         p_labels = torch.arange(len(p), device=x.device) // max(1, self.proxies_per_class)
