@@ -38,6 +38,13 @@ def check_non_negative(**values: Any) -> None:
             raise refuse(name, "a finite number >= 0", repr(value))
 
 
+def check_fraction(**values: Any) -> None:
+    """Refuse anything but a number in [0, 1)."""
+    for name, value in values.items():
+        if not _is_number(value) or not 0 <= value < 1:
+            raise refuse(name, "a number in [0, 1)", repr(value))
+
+
 def check_count(minimum: int, **values: Any) -> None:
     """Refuse anything but an integer of at least ``minimum``."""
     for name, value in values.items():

@@ -16,6 +16,7 @@ from torch import Tensor
 from pml_extras._checks import check_rows, refuse
 from pml_extras.functional.pairwise import euclidean_distance
 from pml_extras.functional.precision import at_least_float32, no_autocast
+from pml_extras.functional.rows import without_gradient_at_zero
 
 LossDict = dict[str, dict[str, Any]]
 
@@ -113,11 +114,6 @@ def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
                 raise refuse(name, expected, f"values from {smallest} to {largest}")
 
 
-def without_gradient_at_zero(rows: Tensor) -> Tensor:
-    """(B, D) ``rows``, zero gradient for rows of zeros: they have no direction to turn from."""
-    return rows.masked_fill((rows == 0).all(dim=1, keepdim=True), 0.0)
-
-
 def distance_matrix(distance: Any, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
     """(B, R) what ``distance(embeddings, ref_emb)`` gives.
 
@@ -195,6 +191,18 @@ def required_labels(labels: Tensor | None, ref_labels: Tensor | None) -> tuple[T
     return labels, ref_labels
 
 
+def check_columns(embedding_size: int, **rows: Tensor) -> None:
+    """Refuse rows of another width than the loss was constructed for."""
+    for name, x in rows.items():
+        if x.shape[1] != embedding_size:
+            raise refuse(
+                name,
+                f"embedding_size = {embedding_size} columns",
+                f"{x.shape[1]} columns",
+                "Construct the loss with the size of the embeddings.",
+            )
+
+
 def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
     """Labels that index parameters: int64 in [0, num_classes)."""
     if labels is None:
@@ -228,10 +236,22 @@ def anchor_weights(
     return weights
 
 
+def per_element(losses: Tensor) -> dict[str, Any]:
+    """(B,) losses as pml's "element" reduction type: the entry of one sub-loss.
+
+    A ``DivisorReducer`` divides by B.
+    """
+    return {
+        "losses": losses,
+        "indices": torch.arange(len(losses), device=losses.device),
+        "reduction_type": "element",
+        "divisor": len(losses),
+    }
+
+
 def per_anchor(losses: Tensor) -> LossDict:
-    """(B,) losses as pml's "element" reduction type."""
-    indices = torch.arange(len(losses), device=losses.device)
-    return {"loss": {"losses": losses, "indices": indices, "reduction_type": "element"}}
+    """(B,) losses as the only sub-loss."""
+    return {"loss": per_element(losses)}
 
 
 def per_positive_pair(losses: Tensor, i: Tensor, j: Tensor) -> LossDict:

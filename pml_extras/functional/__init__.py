@@ -1,7 +1,12 @@
 """Formulas: tensors in, tensors out. Imports torch, never pytorch-metric-learning."""
 
+from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
+from pml_extras.functional.message_passing import (
+    explicit_neighbour_attention,
+    neighbour_attention,
+)
 from pml_extras.functional.pairwise import euclidean_distance
 from pml_extras.functional.potential_field import (
     FieldEnergy,
@@ -13,9 +18,12 @@ __all__ = [
     "FieldEnergy",
     "dense_potential_field_energy",
     "euclidean_distance",
+    "explicit_neighbour_attention",
     "generalized_lifted_structure",
     "lifted_structure",
     "masked_logsumexp",
+    "neighbour_attention",
     "potential_field_energy",
     "segment_logsumexp",
+    "smoothed_cross_entropy",
 ]

@@ -1,9 +1,11 @@
 """Which floating type a formula is computed in: never less than float32, whatever comes in."""
 
 import contextlib
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -17,3 +19,23 @@ def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
     if not torch.amp.autocast_mode.is_autocast_available(device):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
+    """``module(*inputs)`` computed in ``dtype``; its parameters and buffers keep their own.
+
+    Tensors in another floating type are stood in for by differentiable copies; what a module in
+    training mode writes into its buffers (running means) is written into the originals.
+    """
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    others = {k: v for k, v in held.items() if v.is_floating_point() and v.dtype != dtype}
+    if not others:
+        return module(*inputs)
+    copies = {k: v.to(dtype) for k, v in others.items()}
+    result = functional_call(module, copies, inputs)
+    if module.training:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if name in copies:
+                    buffer.copy_(copies[name])
+    return result

@@ -21,11 +21,12 @@ from pml_extras._pml import (
     LossDict,
     already_reduced,
     anchor_weights,
+    check_columns,
     class_indices,
     required_labels,
-    without_gradient_at_zero,
 )
 from pml_extras.functional.potential_field import FieldEnergy, check_field, potential_field_energy
+from pml_extras.functional.rows import without_gradient_at_zero
 
 _MANY_CLASSES, _FEW_PROXIES = 1000, 2  # the paper uses 2 proxies a class on the 11,318 of SOP
 
@@ -232,14 +233,7 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
     def _classes(
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        for name, rows in (("embeddings", embeddings), ("ref_emb", ref_emb)):
-            if rows.shape[1] != self.embedding_size:
-                raise refuse(
-                    name,
-                    f"embedding_size = {self.embedding_size} columns",
-                    f"{rows.shape[1]} columns",
-                    "Construct the loss with the size of the embeddings.",
-                )
+        check_columns(self.embedding_size, embeddings=embeddings, ref_emb=ref_emb)
         if self.proxies_per_class == 0:
             return required_labels(labels, ref_labels)
         labels = class_indices("labels", labels, self.num_classes)

@@ -36,6 +36,39 @@ LOSSES = {
         },
         {"out_of_range": {"core_radius": 2.0}},
     ),
+    "IntraBatchConnectionsLoss": indexed_by_labels(
+        losses.IntraBatchConnectionsLoss,
+        out_of_range={
+            "num_classes": 0,
+            "embedding_size": 0,
+            "num_heads": 3,
+            "num_layers": 0,
+            "feedforward_size": 0,
+            "dropout": 1.0,
+            "temperature": 0.0,
+            "label_smoothing": 1.0,
+            "mpn_weight": -1.0,
+            "aux_weight": math.nan,
+            "attention_dropout": -0.1,
+        },
+    ),
+    "IntraBatchConnectionsLoss as released": indexed_by_labels(
+        losses.IntraBatchConnectionsLoss,
+        {
+            "num_classes": NUM_CLASSES,
+            "embedding_size": EMBEDDING_SIZE,
+            "num_layers": 2,
+            "aux_weight": 0.0,
+            "add_zero_attn": True,
+            "concat_layers": True,
+        },
+        out_of_range={"mpn_weight": 0.0},
+    ),
+    "IntraBatchConnectionsLoss, auxiliary only": indexed_by_labels(
+        losses.IntraBatchConnectionsLoss,
+        {"num_classes": NUM_CLASSES, "embedding_size": EMBEDDING_SIZE, "mpn_weight": 0.0},
+        out_of_range={"aux_weight": 0.0},
+    ),
     "LiftedStructureLoss": Entry(losses.LiftedStructureLoss, check={"out_of_range": _MARGINS}),
     "GeneralizedLiftedStructureLoss": Entry(
         losses.GeneralizedLiftedStructureLoss, check={"out_of_range": _MARGINS}
@@ -43,4 +76,4 @@ LOSSES = {
 }
 
 # Public names for which there is no checker yet, as "miners.Name".
-NOT_LOSSES: tuple[str, ...] = ()
+NOT_LOSSES: tuple[str, ...] = ("samplers.EpochMPerClassSampler",)

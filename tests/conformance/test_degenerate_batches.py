@@ -34,9 +34,14 @@ def test_values_and_gradients_are_finite(name, dtype, autocast, rows, labels):
     x = ROWS[rows].to(dtype).clone().requires_grad_()
     context = contextlib.nullcontext() if autocast is None else torch.autocast("cpu", autocast)
     with context:
-        value = loss(x, LABELS[labels][: len(x)])
+        try:
+            value = loss(x, LABELS[labels][: len(x)])
+        except ValueError as refusal:
+            if len(x) != 1 or "at least 2 rows in training mode" not in str(refusal):
+                raise
+            return
     assert value.isfinite()
     value.backward()
     assert x.grad.dtype == dtype
-    for leaf in (x, *loss.parameters()):
+    for leaf in (x, *(p for p in loss.parameters() if p.requires_grad)):
         assert leaf.grad.isfinite().all()
