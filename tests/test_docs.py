@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import pml_extras.inference
 import pml_extras.losses
+import pml_extras.nn
+import pml_extras.samplers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,6 +28,12 @@ def test_readme_table_names_everything_public():
     table = README.split("<!-- table:what:start -->")[1].split("<!-- table:what:end -->")[0]
     for name in pml_extras.losses.__all__:
         assert f"`{name}`" in table
+
+
+def test_readme_names_what_is_no_loss():
+    for module in (pml_extras.inference, pml_extras.nn, pml_extras.samplers):
+        for name in module.__all__:
+            assert f"{name}`" in README
 
 
 def test_readme_commands_are_those_of_the_makefile():

@@ -275,6 +275,27 @@ def test_no_network_no_smoothing_is_a_softmax_at_a_temperature_on_raw_rows():
     torch.testing.assert_close(loss.get_logits(x), logits / 0.3)
 
 
+def test_logits_are_what_the_cross_entropies_see():
+    x, labels = batch_of()
+    loss = loss_of(temperature=0.3).eval()
+    for name, logits in (
+        ("mpn_loss", loss.get_refined_logits(x)),
+        ("aux_loss", loss.get_logits(x)),
+    ):
+        expected = nn.functional.cross_entropy(
+            logits, labels, label_smoothing=0.1, reduction="none"
+        )
+        torch.testing.assert_close(losses_of(loss, x, labels)[name], expected)
+
+
+def test_nothing_is_written_in_eval_mode():
+    loss = loss_of().float().eval()
+    before = {name: b._version for name, b in loss.named_buffers()}
+    for dtype in (torch.float32, torch.float64):
+        loss(batch_of()[0].to(dtype), batch_of()[1])
+    assert {name: b._version for name, b in loss.named_buffers()} == before
+
+
 @pytest.mark.parametrize("classes", [98, 11318])
 def test_the_refined_term_starts_near_log_c(classes):
     loss = IntraBatchConnectionsLoss(classes, 512, aux_weight=0.0)

@@ -243,6 +243,10 @@ def test_attention_of_every_layer_is_returned_with_the_same_result():
     alone, its = network.forward_with_attention(x[1])
     torch.testing.assert_close(alone, z[1], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(its, weights[:, 1], rtol=1e-12, atol=1e-12)
+    del network.layers[1:]
+    first = network.forward_with_attention(x)[1]
+    torch.testing.assert_close(first[0], weights[0], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(weights[0], weights[2])
 
 
 def test_layers_side_by_side():
@@ -299,6 +303,22 @@ def test_dropout_acts_in_training_mode_alone_and_at_four_places():
     assert not torch.equal(only(x), only(x))
 
 
+@pytest.mark.parametrize("graphs", [(), (2,)])
+@pytest.mark.parametrize("place", ["self_attn", "dropout", "dropout1", "dropout2"])
+def test_each_place_of_dropout_drops(place, graphs):
+    network = network_of(layers=1)
+    x = rows_of().expand(*graphs, 5, 6)
+    assert torch.equal(network(x), network(x))
+    place = network.layers[0].get_submodule(place)
+    if isinstance(place, nn.Dropout):
+        place.p = 0.5
+    else:
+        place.dropout = 0.5
+    assert not torch.equal(network(x), network(x))
+    explicit, again = (network.forward_with_attention(x)[0] for _ in range(2))
+    assert not torch.equal(explicit, again)
+
+
 @pytest.mark.parametrize("held", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("given_in", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_computed_in_float32_at_least_and_parameters_keep_their_type(held, given_in):
@@ -333,6 +353,7 @@ def test_a_row_of_zeros_is_a_node_with_zero_gradient(null):
 def test_no_rows_give_no_rows():
     assert network_of()(torch.zeros(0, 6)).shape == (0, 6)
     assert network_of()(torch.zeros(3, 0, 6)).shape == (3, 0, 6)
+    assert network_of()(torch.zeros(0, 3, 6)).shape == (0, 3, 6)
 
 
 def test_it_pickles_copies_and_reloads():
