@@ -12,10 +12,10 @@ from tqdm import tqdm
 from typer.core import TyperCommand
 
 from benchmarks.campaign import carry_out, plan, steps_of
-from benchmarks.cost import BATCHES, PAIRS, sweep
+from benchmarks.cost import SUBJECTS, sweep
 from benchmarks.datasets import DATASETS
-from benchmarks.recipes import BUDGETS, RECIPES, Recipe
-from benchmarks.records import COSTS, RESULTS, Record, append_line, path_of, read
+from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
+from benchmarks.records import CPU, RESULTS, Record, append_line, path_of, path_of_costs, read
 from benchmarks.reporting import report as reports
 from benchmarks.reporting import tables
 
@@ -62,16 +62,18 @@ Root = Annotated[
     typer.Option(help="Folder with the data sets; else PML_EXTRAS_DATA, else a download."),
 ]
 Names = Annotated[
-    list[str] | None, typer.Option(help="One or more recipes; all of them if left out.")
+    list[str] | None,
+    typer.Option(help="One or more recipes; those of the data set's table if left out."),
 ]
 
 
 @app.command("run", cls=SpreadValues)
 def run_command(
-    dataset: Annotated[str, typer.Option(help="digits or omniglot.")] = "digits",
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "digits",
     recipes: Names = None,
     seeds: Annotated[
-        list[int] | None, typer.Option(help="One or more, as in --seeds 0 1 2.  [default: 0 1 2]")
+        list[int] | None,
+        typer.Option(help="One or more, as in --seeds 0 1 2; the table's if left out."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the budget's.")] = None,
     iterations: Annotated[
@@ -91,15 +93,15 @@ def run_command(
     nmi: Annotated[bool, typer.Option("--nmi", help="Cluster the test half too; slow.")] = False,
 ) -> None:
     """Train and evaluate; runs that are finished already are skipped."""
-    chosen = _recipes(recipes)
     _known("--dataset", dataset, DATASETS)
+    chosen = _recipes(recipes or TABLES[dataset].recipes)
     place = _device(device)
     torch.set_num_threads(threads)
-    overrides = {"epochs": epochs, "iterations": iterations}
+    overrides: dict[str, Any] = {"epochs": epochs, "iterations": iterations}
     changed = {name: value for name, value in overrides.items() if value is not None}
     budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
     folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
-    wanted = list(dict.fromkeys(seeds or ([0] if smoke else [0, 1, 2])))
+    wanted = list(dict.fromkeys(seeds or ([0] if smoke else TABLES[dataset].seeds)))
     try:
         planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi)
         skipped = len(chosen) * len(wanted) - len(planned)
@@ -222,19 +224,23 @@ def cost_command(
         list[int] | None, typer.Option(min=1, help="Batch sizes, as in --rows 64 256.")
     ] = None,
     losses: Annotated[
-        list[str] | None, typer.Option(help=f"One or more of {', '.join(PAIRS)}; all if left out.")
+        list[str] | None,
+        typer.Option(help=f"One or more of {', '.join(SUBJECTS)}; all if left out."),
     ] = None,
     results: Results = RESULTS,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = CPU,
 ) -> None:
-    """Time and peak memory of one forward and backward pass, beside pml's nearest loss."""
+    """Time and peak memory of one forward and backward pass: losses beside pml's nearest one, and
+    ways to compute attention."""
     for name in losses or ():
-        _known("--losses", name, PAIRS, where="`python -m benchmarks cost --help`")
-    path = results / COSTS
-    for record in sweep(tuple(rows or BATCHES), tuple(losses or ())):
+        _known("--losses", name, SUBJECTS, where="`python -m benchmarks cost --help`")
+    place = _device(device)
+    path = path_of_costs(results, place.type)
+    for record in sweep(tuple(rows or ()), tuple(losses or ()), place):
         append_line(path, record)
         peak = record["peak_mib"]
         typer.echo(
-            f"{record['loss']:32} {record['side']:6} {record['rows']:6} rows  "
+            f"{record['loss']:32} {record['side']:8} {record['rows']:6} rows  "
             f"{record['milliseconds']:10.2f} ms  "
             + ("peak unknown" if peak is None else f"{peak:10.2f} MiB")
         )
@@ -262,10 +268,10 @@ def list_command(results: Results = RESULTS, data_root: Root = None) -> None:
         typer.echo(f"  {recipe.name:22} {recipe.title:28} finished: {', '.join(counts)}")
 
 
-def _recipes(names: Sequence[str] | None) -> list[Recipe]:
-    for name in names or ():
+def _recipes(names: Sequence[str]) -> list[Recipe]:
+    for name in names:
         _known("--recipes", name, RECIPES)
-    return [RECIPES[name] for name in dict.fromkeys(names or RECIPES)]
+    return [RECIPES[name] for name in dict.fromkeys(names)]
 
 
 def _device(name: str) -> torch.device:

@@ -1,8 +1,10 @@
-"""Milliseconds and peak MiB of one forward and backward pass, by batch size, beside pml's own.
+"""Milliseconds and peak MiB of one forward and backward pass, by batch size.
 
-Both sides of a comparison are timed in one process, turn by turn; peak memory is that of a fresh
-process each, above its resident size after a warm-up at 64 rows. 4 rows a class, 128 dimensions,
-float32.
+What is compared is timed in one process, turn by turn; peak memory is that of a fresh process each,
+above its size after a warm-up at 64 rows: resident size on a CPU, what torch allocated on CUDA.
+Losses: beside pml's own, 4 rows a class, 128 dimensions, float32. Attention: a message passing
+network of 512 dimensions and 8 heads, as it is computed, with its weights held, and with dropout of
+its weights.
 """
 
 import json
@@ -20,13 +22,17 @@ from benchmarks.measure import PeakMemory, resident_mib
 from benchmarks.provenance import provenance
 from benchmarks.records import Record
 from pml_extras import losses as ours
+from pml_extras.nn import MessagePassingNetwork
 
 DIM, PER_CLASS, CLASSES, WARM_UP_ROWS = 128, 4, 100, 64
 BATCHES = (64, 128, 256, 512, 1024, 2048)
+ATTENTION, NODE_SIZE, HEADS, ATTENTION_BATCHES = "attention", 512, 8, (1024, 2048, 4096)
 LIMIT_MIB = 4096.0  # a batch size that is expected to need more is left out
 SECONDS_A_TURN, SECONDS_A_TIMING, MIN_TURNS, MAX_TURNS = 0.05, 5.0, 3, 50
+CPU = torch.device("cpu")
 
 Make = Callable[[], torch.nn.Module]
+Pass = Callable[[int], None]  # forward and backward of so many rows
 
 
 class Pair(NamedTuple):
@@ -35,6 +41,29 @@ class Pair(NamedTuple):
     ours: Make
     theirs: Make
     nearest: str
+
+
+class Side(NamedTuple):
+    """One of the computations that are measured beside each other."""
+
+    title: str
+    make: Callable[[torch.device], Pass]
+
+
+class Subject(NamedTuple):
+    """What is measured together.
+
+    Args:
+        sides: by name.
+        batches: rows, if nothing else is asked for.
+        growth: of peak memory for a doubled batch, at the worst.
+        about: part of its records.
+    """
+
+    sides: dict[str, Side]
+    batches: tuple[int, ...]
+    growth: float
+    about: dict[str, int]
 
 
 PAIRS: dict[str, Pair] = {
@@ -51,75 +80,141 @@ PAIRS: dict[str, Pair] = {
         lambda: pml.SoftTripleLoss(CLASSES, DIM, centers_per_class=15),
         "SoftTripleLoss, 15 centres a class",
     ),
+    "IntraBatchConnectionsLoss": Pair(
+        lambda: ours.IntraBatchConnectionsLoss(CLASSES, DIM, dropout=0.0),
+        lambda: pml.NormalizedSoftmaxLoss(CLASSES, DIM),
+        "NormalizedSoftmaxLoss",
+    ),
 }
 
 
-def one_pass(loss: torch.nn.Module, rows: int) -> None:
-    """Forward and backward of a batch of its own."""
-    embeddings = torch.randn(rows, DIM, requires_grad=True)
-    labels = torch.arange(rows) // PER_CLASS % CLASSES
-    loss(embeddings, labels).backward()
+def of_loss(make: Make, device: torch.device = CPU) -> Pass:
+    """A batch of its own for each pass, in training mode."""
+    loss = make().to(device).train()
+
+    def one_pass(rows: int) -> None:
+        embeddings = torch.randn(rows, DIM, device=device, requires_grad=True)
+        labels = torch.arange(rows, device=device) // PER_CLASS % CLASSES
+        loss(embeddings, labels).backward()
+
+    return one_pass
 
 
-def peak_mib(losses: list[torch.nn.Module], rows: int) -> float | None:
-    """Peak memory of one pass above the resident size after a warm-up; for a fresh process."""
-    (loss,) = losses
-    one_pass(loss, WARM_UP_ROWS)
-    memory = PeakMemory(torch.device("cpu"))
+def of_network(*, explicit: bool, dropout: float, device: torch.device) -> Pass:
+    """``explicit`` holds the (heads, rows, rows) weights; ``dropout`` is of them alone."""
+    network = MessagePassingNetwork(NODE_SIZE, HEADS, dropout=0.0, attention_dropout=dropout)
+    network.to(device).train()
+
+    def one_pass(rows: int) -> None:
+        x = torch.randn(rows, NODE_SIZE, device=device, requires_grad=True)
+        refined = network.forward_with_attention(x)[0] if explicit else network(x)
+        refined.square().sum().backward()
+
+    return one_pass
+
+
+def _losses(name: str, pair: Pair) -> Subject:
+    sides = {
+        "ours": Side(name, lambda device: of_loss(pair.ours, device)),
+        "theirs": Side(pair.nearest, lambda device: of_loss(pair.theirs, device)),
+    }
+    return Subject(sides, BATCHES, growth=8, about={"dim": DIM, "rows_per_class": PER_CLASS})
+
+
+def _network(title: str, *, explicit: bool = False, dropout: float = 0.0) -> Side:
+    return Side(title, lambda device: of_network(explicit=explicit, dropout=dropout, device=device))
+
+
+SUBJECTS = {
+    **{name: _losses(name, pair) for name, pair in PAIRS.items()},
+    ATTENTION: Subject(
+        {
+            "fused": _network("fused"),
+            "explicit": _network("explicit, weights held", explicit=True),
+            "dropout": _network("fused, attention dropout 0.1", dropout=0.1),
+        },
+        ATTENTION_BATCHES,
+        growth=4,
+        about={"dim": NODE_SIZE, "heads": HEADS},
+    ),
+}
+
+
+def peak_mib(passes: list[Pass], rows: int, device: torch.device = CPU) -> float | None:
+    """Peak memory of one pass above the size after a warm-up; for a fresh process."""
+    (one_pass,) = passes
+    one_pass(WARM_UP_ROWS)
+    memory = PeakMemory(device)
     memory.start()
-    before = resident_mib()
-    one_pass(loss, rows)
+    before = _held_mib(device)
+    one_pass(rows)
     memory.stop()
     return None if memory.mib is None or before is None else memory.mib - before
 
 
-def milliseconds(losses: list[torch.nn.Module], rows: int) -> list[float]:
+def milliseconds(passes: list[Pass], rows: int, device: torch.device = CPU) -> list[float]:
     """Median time of one pass of each. They take turns, each with a warm-up pass and then passes
     for at least 50 ms, so that none pays for the caches that another one has filled."""
-    passes: list[list[float]] = [[] for _ in losses]
-    start = time.perf_counter()
+    timed: list[list[float]] = [[] for _ in passes]
+    start = _now(device)
     for turn in range(MAX_TURNS):
-        for loss, seconds in zip(losses, passes, strict=True):
-            one_pass(loss, rows)
-            began = time.perf_counter()
-            while (since := time.perf_counter()) - began < SECONDS_A_TURN:
-                one_pass(loss, rows)
-                seconds.append(time.perf_counter() - since)
-        if turn + 1 >= MIN_TURNS and time.perf_counter() - start > SECONDS_A_TIMING:
+        for one_pass, seconds in zip(passes, timed, strict=True):
+            one_pass(rows)
+            began = _now(device)
+            while (since := _now(device)) - began < SECONDS_A_TURN:
+                one_pass(rows)
+                seconds.append(_now(device) - since)
+        if turn + 1 >= MIN_TURNS and _now(device) - start > SECONDS_A_TIMING:
             break
-    return [1000 * statistics.median(seconds) for seconds in passes]
+    return [1000 * statistics.median(seconds) for seconds in timed]
 
 
-def sweep(batches: tuple[int, ...] = BATCHES, names: tuple[str, ...] = ()) -> Iterator[Record]:
-    """One record for each loss, side and batch size that fits, as soon as it is measured."""
-    about = provenance(torch.device("cpu"))
-    for name in names or tuple(PAIRS):
-        fits = ["ours", "theirs"]
-        for rows in sorted(batches):
-            peaks = {side: _in_fresh_process("memory", name, [side], rows) for side in fits}
-            times = dict(zip(fits, _in_fresh_process("time", name, fits, rows), strict=True))
-            for side in list(fits):
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _held_mib(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device)) / 2**20
+    return resident_mib()
+
+
+def sweep(
+    batches: tuple[int, ...] = (), names: tuple[str, ...] = (), device: torch.device = CPU
+) -> Iterator[Record]:
+    """One record for each subject, side and batch size that fits, as soon as it is measured."""
+    about = provenance(device)
+    for name in names or tuple(SUBJECTS):
+        subject = SUBJECTS[name]
+        fits = list(subject.sides)
+        for rows in sorted(batches or subject.batches):
+            peaks = {side: _in_fresh_process("memory", name, [side], rows, device) for side in fits}
+            times = _in_fresh_process("time", name, fits, rows, device)
+            for side, ms in zip(list(fits), times, strict=True):
                 yield {
                     "loss": name,
                     "side": side,
-                    "title": name if side == "ours" else PAIRS[name].nearest,
+                    "title": subject.sides[side].title,
                     "rows": rows,
-                    "dim": DIM,
-                    "rows_per_class": PER_CLASS,
-                    "milliseconds": times[side],
+                    **subject.about,
+                    "milliseconds": ms,
                     "peak_mib": peaks[side],
                     **about,
                 }
-                cubic = 8 * (peaks[side] or 0.0)  # for a doubled batch, at the worst
-                if cubic > LIMIT_MIB:
+                if subject.growth * (peaks[side] or 0.0) > LIMIT_MIB:
                     fits.remove(side)
             if not fits:
                 break
 
 
-def _in_fresh_process(what: str, name: str, sides: list[str], rows: int) -> Any:
+def _in_fresh_process(
+    what: str, name: str, sides: list[str], rows: int, device: torch.device
+) -> Any:
+    arguments = [what, name, ",".join(sides), str(rows), str(device)]
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cost", what, name, ",".join(sides), str(rows)],
+        [sys.executable, "-m", "benchmarks.cost", *arguments],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -127,14 +222,15 @@ def _in_fresh_process(what: str, name: str, sides: list[str], rows: int) -> Any:
     return json.loads(run.stdout)
 
 
-def _main(what: str, name: str, sides: str, rows: str) -> None:
+def _main(what: str, name: str, sides: str, rows: str, device: str) -> None:
     torch.manual_seed(0)
-    losses = [getattr(PAIRS[name], side)() for side in sides.split(",")]
-    measure: Callable[[list[torch.nn.Module], int], Any] = {
+    place = torch.device(device)
+    passes = [SUBJECTS[name].sides[side].make(place) for side in sides.split(",")]
+    measure: Callable[[list[Pass], int, torch.device], Any] = {
         "memory": peak_mib,
         "time": milliseconds,
     }[what]
-    print(json.dumps(measure(losses, int(rows))))
+    print(json.dumps(measure(passes, int(rows), place)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 RESULTS = Path(__file__).parent / "results"
-COSTS = "cost/cpu.jsonl"
+CPU = "cpu"
 Record = dict[str, Any]
 Key = TypeVar("Key")
 
@@ -62,13 +62,20 @@ def read(folder: Path, dataset: str) -> list[Record]:
     return list(records.values())
 
 
-def read_costs(folder: Path) -> list[Record]:
+def path_of_costs(folder: Path, kind: str = CPU) -> Path:
+    """File of the measurements on this kind of device, as torch calls it."""
+    return folder / "cost" / f"{kind}.jsonl"
+
+
+def read_costs(folder: Path, kind: str = CPU) -> list[Record]:
     """Measurements of cost, oldest first.
 
     Raises:
         ValueError: a line other than a half-written last one is no record.
     """
-    return [record for _, record in _lines(folder / COSTS, lambda r: r["milliseconds"])]
+    return [
+        record for _, record in _lines(path_of_costs(folder, kind), lambda r: r["milliseconds"])
+    ]
 
 
 def _lines(path: Path, key_of: Callable[[Record], Key]) -> Iterator[tuple[Key, Record]]:

@@ -1,7 +1,7 @@
 """(recipe, data, seed) -> Result: trains with pml's trainer; prints and plots nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -14,13 +14,15 @@ from pytorch_metric_learning.utils import common_functions as pml_globals
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks.datasets.split import Data
+from benchmarks.best import Best, Point, criterion_of
+from benchmarks.datasets.split import Data, Split
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.measure import PeakMemory, StepClock
 from benchmarks.neighbours import nearest
 from benchmarks.provenance import provenance
 from benchmarks.quiet import quiet_pml
-from benchmarks.recipes.recipe import Budget, Recipe, digest
+from benchmarks.recipes import Budget, Recipe, digest
+from benchmarks.recipes.budget import OPTIMIZERS
 from benchmarks.trunk import Trunk
 
 CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r")
@@ -32,11 +34,14 @@ class Result:
 
     Args:
         settings_hash: of ``settings``, which leave the seed out.
-        metrics: of the test half after the last epoch.
-        curve: per epoch, from 0 (untrained): test metrics, mean training loss, recorded statistics.
+        metrics: of the test half at the selected epoch.
+        curve: per epoch, from 0 (untrained): test metrics, those of the validation classes if there
+            are any, mean training loss, recorded statistics.
         seconds_per_training_step_median: the whole step, after warm-up; None without a step.
         training_peak_mib: see :class:`benchmarks.measure.PeakMemory`; None where unknown.
-        neighbours: see :func:`benchmarks.neighbours.nearest`.
+        neighbours: see :func:`benchmarks.neighbours.nearest`; at the selected epoch.
+        selected_epoch: whose weights the metrics are of.
+        selected_on: classes that selected it, "validation" or "test"; None: it is the last one.
     """
 
     recipe: str
@@ -56,6 +61,8 @@ class Result:
     seconds_total: float
     training_peak_mib: float | None
     neighbours: dict[str, Any]
+    selected_epoch: int
+    selected_on: str | None
 
 
 def seeded_trunk(embedding_size: int, seed: int) -> Trunk:
@@ -88,16 +95,23 @@ def run(
     nmi: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Train and evaluate one recipe; ``on_step`` is called after every training step."""
+    """Train and evaluate one recipe; ``on_step`` is called after every training step.
+
+    Raises:
+        ValueError: the recipe selects on validation classes that the data has not.
+    """
     began = time.perf_counter()
     settings = recipe.settings(data.name, budget)
     trunk = seeded_trunk(budget.embedding_size, seed).to(device)
-    watch = _Watch(trunk, data, device, nmi, on_step)
+    watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step)
     loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
     if loss is not None:
-        _train(
-            recipe, loss.to(device), trunk, data, seeded_sampler(data, budget, seed), budget, watch
+        sampler = (
+            seeded_sampler(data, budget, seed)
+            if recipe.sampler is None
+            else recipe.sampler(data.train.labels, budget, seed)
         )
+        _train(recipe, loss.to(device), trunk, data, sampler, budget, watch)
     return Result(
         recipe=recipe.name,
         title=recipe.title,
@@ -107,12 +121,14 @@ def run(
         settings=settings,
         **provenance(device),
         finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        metrics=watch.evaluation.metrics,
+        metrics=watch.best.evaluation.metrics,
         curve=watch.curve,
         seconds_per_training_step_median=watch.clock.median(),
         seconds_total=time.perf_counter() - began,
         training_peak_mib=watch.memory.mib,
-        neighbours=nearest(data.test, watch.evaluation.embeddings),
+        neighbours=nearest(data.test, watch.best.evaluation.embeddings),
+        selected_epoch=watch.best.epoch,
+        selected_on=watch.best.criterion.classes,
     )
 
 
@@ -121,15 +137,19 @@ def _train(
     loss: nn.Module,
     trunk: nn.Module,
     data: Data,
-    sampler: MPerClassSampler,
+    sampler: Iterable[int],
     budget: Budget,
     watch: "_Watch",
 ) -> None:
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "trunk_optimizer": torch.optim.Adam(trunk.parameters(), lr=budget.trunk_lr)
+    make = OPTIMIZERS[budget.optimizer]
+    of_trunk = {
+        "params": list(trunk.parameters()),
+        "lr": budget.trunk_lr,
+        "weight_decay": budget.weight_decay,
     }
-    if groups := recipe.groups(loss, budget.proxy_base_lr):
-        optimizers["metric_loss_optimizer"] = torch.optim.Adam(groups)
+    optimizers = {"trunk_optimizer": make([of_trunk])}
+    if groups := recipe.groups(loss, budget):
+        optimizers["metric_loss_optimizer"] = make(groups)
     with quiet_pml():
         trainer = MetricLossOnly(
             models={"trunk": trunk},
@@ -150,23 +170,28 @@ def _train(
 
 
 class _Watch:
-    """Writes the learning curve and the costs down, from pml's two hooks."""
+    """Writes the learning curve and the costs down, from pml's two hooks; keeps the epoch that
+    counts, and reloads it where the recipe's schedule says so."""
 
     def __init__(
         self,
+        recipe: Recipe,
         trunk: nn.Module,
         data: Data,
+        budget: Budget,
         device: torch.device,
         nmi: bool,
         on_step: Callable[[], None],
     ) -> None:
         self.device = device
         self.clock, self.memory = StepClock(device), PeakMemory(device)
-        self._on_step = on_step
+        self._trunk, self._data, self._nmi, self._on_step = trunk, data, nmi, on_step
+        self._schedule, self._epochs = recipe.schedule, budget.epochs
         self._steps: list[dict[str, float]] = []  # of this epoch
-        self._evaluate = lambda: evaluate(trunk, data.test, device=device, nmi=nmi)
-        self.evaluation: Evaluation = self._evaluate()
-        self.curve: list[dict[str, Any]] = [self._point(0)]
+        criterion = criterion_of(recipe.schedule, data)
+        evaluation, point = self._evaluate(0)
+        self.best = Best(criterion, evaluation)
+        self.curve: list[Point] = [point]
 
     def start(self) -> None:
         """Evaluations are no part of the costs."""
@@ -185,18 +210,33 @@ class _Watch:
 
     def after_epoch(self, trainer: MetricLossOnly) -> None:
         self.memory.stop()
-        self.evaluation = self._evaluate()
         means = {
             name: sum(step[name] for step in self._steps) / len(self._steps)
             for name in self._steps[0]
         }
-        self.curve.append(self._point(trainer.epoch, loss=means.pop("loss"), statistics=means))
         self._steps.clear()
+        evaluation, point = self._evaluate(trainer.epoch)
+        self.curve.append({**point, "loss": means.pop("loss"), "statistics": means})
+        reloaded = [self._trunk, trainer.loss_funcs["metric_loss"]] if self._schedule else []
+        self.best.offer(point, evaluation, reloaded)
+        if self._schedule and self._schedule.is_due(trainer.epoch, self._epochs):
+            self.best.reload()
+            for optimizer in trainer.optimizers.values():
+                self._schedule.drop(optimizer)
         self.start()
 
-    def _point(self, epoch: int, **measured: Any) -> dict[str, Any]:
-        metrics = {name: self.evaluation.metrics[name] for name in CURVE_METRICS}
-        return {"epoch": epoch, **metrics, **measured}
+    def _evaluate(self, epoch: int) -> tuple[Evaluation, Point]:
+        """Of the test classes, and the point of the curve."""
+
+        def of(split: Split, nmi: bool = False) -> tuple[Evaluation, dict[str, float]]:
+            evaluation = evaluate(self._trunk, split, device=self.device, nmi=nmi)
+            return evaluation, {name: evaluation.metrics[name] for name in CURVE_METRICS}
+
+        evaluation, metrics = of(self._data.test, self._nmi)
+        point: Point = {"epoch": epoch, **metrics}
+        if self._data.validation is not None:
+            point["validation"] = of(self._data.validation)[1]
+        return evaluation, point
 
 
 def _statistics(loss: nn.Module) -> list[str]:

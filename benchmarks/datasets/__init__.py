@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.datasets import digits, omniglot
+from benchmarks.datasets import digits, omniglot, omniglot_validation
 from benchmarks.datasets.split import Data
 
 
@@ -30,6 +30,7 @@ DATASETS = {
     for dataset in (
         Dataset("digits", digits.NEEDS, digits.load, digits.place),
         Dataset("omniglot", omniglot.NEEDS, omniglot.load, omniglot.place),
+        Dataset("omniglot_validation", omniglot.NEEDS, omniglot_validation.load, omniglot.place),
     )
 }
 

@@ -1,6 +1,8 @@
-"""The two halves of a data set, and the checks that every data set passes."""
+"""The parts of a data set, and the checks that every data set passes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -10,50 +12,66 @@ IMAGE_SIZE = 28
 
 @dataclass(frozen=True)
 class Split:
-    """One half of a data set.
+    """One part of a data set.
 
     Args:
         images: (N, 1, 28, 28) float32 in [0, 1]; ink is 1.
         labels: (N,) int64 into ``classes``.
-        classes: names that are unique over both halves.
+        classes: names that are unique over all parts.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
 
+    def only(self, chosen: Callable[[str], bool]) -> "Split":
+        """The classes whose names are chosen, numbered anew."""
+        kept = torch.tensor([chosen(name) for name in self.classes])  # (C,)
+        number = kept.cumsum(0) - 1
+        of_kept = kept[self.labels]  # (N,)
+        return Split(
+            self.images[of_kept],
+            number[self.labels[of_kept]],
+            tuple(name for name in self.classes if chosen(name)),
+        )
+
 
 @dataclass(frozen=True)
 class Data:
-    """Training half and test half with disjoint classes; refuses anything else."""
+    """Training and test half, and where there is one a part to select on, with disjoint classes;
+    refuses anything else."""
 
     name: str
     train: Split
     test: Split
+    validation: Split | None = None
 
     def __post_init__(self) -> None:
-        shared = sorted(set(self.train.classes) & set(self.test.classes))
-        if shared:
-            raise ValueError(
-                f"{self.name}: expected disjoint train and test classes; got {len(shared)} in both,"
-                f" e.g. {shared[0]!r}. Check the split rule."
-            )
-        for half, split in (("train", self.train), ("test", self.test)):
+        parts = {"train": self.train, "test": self.test}
+        if self.validation is not None:
+            parts["validation"] = self.validation
+        for (one, first), (other, second) in combinations(parts.items(), 2):
+            if shared := sorted(set(first.classes) & set(second.classes)):
+                raise ValueError(
+                    f"{self.name}: expected disjoint {one} and {other} classes; got {len(shared)} "
+                    f"in both, e.g. {shared[0]!r}. Check the split rule."
+                )
+        for part, split in parts.items():
             expected = (len(split.labels), 1, IMAGE_SIZE, IMAGE_SIZE)
             if tuple(split.images.shape) != expected:
                 raise ValueError(
-                    f"{self.name} {half} images: expected shape {expected}; "
+                    f"{self.name} {part} images: expected shape {expected}; "
                     f"got {tuple(split.images.shape)}."
                 )
             if torch.unique(split.labels).tolist() != list(range(len(split.classes))):
                 raise ValueError(
-                    f"{self.name} {half} labels: expected each of 0..{len(split.classes) - 1} at "
+                    f"{self.name} {part} labels: expected each of 0..{len(split.classes) - 1} at "
                     f"least once; got {torch.unique(split.labels).tolist()}."
                 )
 
 
 def check_counts(what: str, split: Split, *, classes: int, images: int) -> None:
-    """Refuse a half that has not the published number of classes and images."""
+    """Refuse a part that has not the published number of classes and images."""
     if (len(split.classes), len(split.labels)) != (classes, images):
         raise ValueError(
             f"{what}: expected {classes} classes and {images} images; "

@@ -1,11 +1,25 @@
 """The methods of the tables, in the order of their rows."""
 
-from benchmarks.recipes import baselines, lifted_structure, potential_field
-from benchmarks.recipes.recipe import BUDGETS, Budget, Recipe, digest
+from benchmarks.recipes import (
+    baselines,
+    intra_batch_connections,
+    lifted_structure,
+    potential_field,
+)
+from benchmarks.recipes.budget import BUDGETS, Budget
+from benchmarks.recipes.recipe import Recipe, digest
+from benchmarks.recipes.schedule import ReloadAndDrop
+from benchmarks.recipes.tables import TABLES
 
 RECIPES = {
     recipe.name: recipe
-    for recipe in (*potential_field.RECIPES, *lifted_structure.RECIPES, *baselines.RECIPES)
+    for recipe in (
+        *potential_field.RECIPES,
+        *lifted_structure.RECIPES,
+        intra_batch_connections.IBC,
+        *intra_batch_connections.VARIANTS,
+        *baselines.RECIPES,
+    )
 }
 
-__all__ = ["BUDGETS", "RECIPES", "Budget", "Recipe", "digest"]
+__all__ = ["BUDGETS", "RECIPES", "TABLES", "Budget", "Recipe", "ReloadAndDrop", "digest"]

@@ -15,7 +15,7 @@ def _recipe(name: str, proxies: int) -> Recipe:
             "collect_stats": True,
         },
         has_classes=True,
-        groups=PotentialFieldLoss.param_groups,
+        groups=lambda loss, budget: loss.param_groups(budget.proxy_base_lr),
     )
 
 

@@ -3,69 +3,29 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-Groups = list[dict[str, Any]]
+from benchmarks.recipes.budget import Budget, Groups
+from benchmarks.recipes.schedule import TEST_SELECTED, ReloadAndDrop
+
 FROM_BUDGET = ("num_classes", "embedding_size")
 PROXY_MULTIPLE = 100  # of the trunk's learning rate: the published rate of Proxy Anchor
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Everything that is the same for each recipe of a table.
-
-    Args:
-        epochs: evaluations of the test half; none of them selects anything.
-        iterations: training steps an epoch.
-        batch_size: images a step.
-        images_per_class: of these, from one class.
-        embedding_size: width of the trunk's output.
-        trunk_lr: learning rate of Adam for the trunk; no decay, no schedule.
-        proxy_base_lr: learning rate of a loss's own parameters, before its multiple of 100.
-    """
-
-    epochs: int
-    iterations: int
-    batch_size: int
-    images_per_class: int
-    embedding_size: int = 128
-    trunk_lr: float = 1e-3
-    proxy_base_lr: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise ValueError(f"{name}: expected more than 0; got {value}.")
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.iterations
-
-
-BUDGETS = {
-    "digits": Budget(epochs=3, iterations=50, batch_size=20, images_per_class=4, trunk_lr=1e-4),
-    "omniglot": Budget(epochs=8, iterations=60, batch_size=100, images_per_class=4),
-}
-"""One budget a data set, small enough for a CPU; nothing was searched for a single method.
-
-Rates were chosen once for all methods, on one seed and its test half. Trunk of omniglot: 1e-3 gave
-the best MAP@R of 1e-4, 3e-4 and 1e-3 (3e-4 and 1e-3 for potential field and Proxy Anchor) in each
-method tried. Proxies at 100 times that rate (0.1) or at 1e-2: 1e-2 was better on average, so every
-method that has proxies gets 1e-2. Trunk of digits: 1e-4, since 1e-3 took every method further
-below the untrained trunk.
-"""
-
-
-def own_parameters(loss: nn.Module, lr: float) -> Groups:
-    """Proxies or class weights at 100 times ``lr``, without decay; [] for a loss that has none."""
+def own_parameters(loss: nn.Module, budget: Budget) -> Groups:
+    """Proxies or class weights at 100 times their base rate, without decay; [] where there are
+    none."""
     parameters = list(loss.parameters())
-    return [{"params": parameters, "lr": PROXY_MULTIPLE * lr, "weight_decay": 0.0}] * bool(
-        parameters
-    )
+    group = {
+        "params": parameters,
+        "lr": PROXY_MULTIPLE * budget.proxy_base_lr,
+        "weight_decay": 0.0,
+    }
+    return [group] if parameters else []
 
 
 @dataclass(frozen=True)
@@ -82,7 +42,13 @@ class Recipe:
         distance_args: what differs from the defaults of the class.
         miner: its class, or None.
         miner_args: what differs from the defaults of the class.
-        groups: (loss, base learning rate) -> optimizer groups of the loss's own parameters.
+        groups: (loss, budget) -> optimizer groups of the loss's own parameters.
+        sampler: (training labels, budget, seed) -> image indices of batch after batch; started
+            again when it ends. None is the one that recipes of a seed share.
+        schedule: None keeps the learning rates as they are.
+
+    Raises:
+        ValueError: the schedule selects on the test classes, and the title does not say so.
     """
 
     name: str
@@ -94,7 +60,17 @@ class Recipe:
     distance_args: Mapping[str, Any] = field(default_factory=dict)
     miner: type[nn.Module] | None = None
     miner_args: Mapping[str, Any] = field(default_factory=dict)
-    groups: Callable[[Any, float], Groups] = own_parameters
+    groups: Callable[[Any, Budget], Groups] = own_parameters
+    sampler: Callable[[Tensor, Budget, int], Iterable[int]] | None = None
+    schedule: ReloadAndDrop | None = None
+
+    def __post_init__(self) -> None:
+        on_test = self.schedule is not None and self.schedule.select_on == "test"
+        if on_test != (TEST_SELECTED in self.title):
+            raise ValueError(
+                f"title: expected {TEST_SELECTED!r} in it where the schedule selects on the test "
+                f"classes, and only there; got {self.title!r}."
+            )
 
     def make_loss(self, num_classes: int, embedding_size: int) -> nn.Module | None:
         """A fresh loss for the training half."""
@@ -116,10 +92,12 @@ class Recipe:
         return {
             "recipe": self.name,
             "dataset": dataset,
-            "budget": asdict(budget),
+            "budget": budget.settings(),
             "loss": _described(self.loss, self.loss_args),
             "distance": _described(self.distance, self.distance_args),
             "miner": _described(self.miner, self.miner_args),
+            **({"sampler": self.sampler.__name__} if self.sampler else {}),
+            **({"schedule": asdict(self.schedule)} if self.schedule else {}),
         }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.cost import PAIRS
+from benchmarks.cost import ATTENTION, PAIRS, SUBJECTS
 from benchmarks.records import Record
 from benchmarks.reporting.selection import Selection
 from benchmarks.reporting.tables import MISSING, interval, markdown
@@ -14,11 +14,14 @@ PAPERS = {
     "LiftedStructureLoss": "[Lifted structure, CVPR 2016](https://arxiv.org/abs/1511.06452)",
     "GeneralizedLiftedStructureLoss": "[Generalized lifted structure, 2017]"
     "(https://arxiv.org/abs/1703.07737)",
+    "IntraBatchConnectionsLoss": "[Intra-batch connections, ICML 2021]"
+    "(https://arxiv.org/abs/2102.07753)",
 }
 RECIPE_OF = {
     "PotentialFieldLoss": "potential_field",
     "LiftedStructureLoss": "lifted_structure_raw",  # the distance of the paper
     "GeneralizedLiftedStructureLoss": "generalized_lifted_structure",
+    "IntraBatchConnectionsLoss": "ibc",
 }
 
 Costs = dict[tuple[str, str, int], Record]
@@ -30,16 +33,27 @@ def newest(records: Sequence[Record]) -> Costs:
 
 
 def cost_table(costs: Costs) -> str:
-    """Milliseconds / peak MiB by batch size, each loss above pml's nearest."""
-    sizes = sorted({rows for _, _, rows in costs})
+    """Milliseconds / peak MiB by batch size, each loss above pml's nearest; "" for none."""
+    titles: dict[tuple[str, str], str] = {}
+    for name, pair in PAIRS.items():
+        titles |= {(name, "ours"): f"`{name}`", (name, "theirs"): f"pml: {pair.nearest}"}
+    return _by_rows(costs, titles)
+
+
+def attention_table(costs: Costs) -> str:
+    """The same of one network whose attention is computed in several ways; "" for none."""
+    sides = SUBJECTS[ATTENTION].sides
+    return _by_rows(costs, {(ATTENTION, side): about.title for side, about in sides.items()})
+
+
+def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:
+    sizes = sorted({rows for name, side, rows in costs if (name, side) in titles})
     table = []
-    for name in PAIRS:
-        for side in ("ours", "theirs"):
-            cells = {str(rows): _cell(costs.get((name, side, rows))) for rows in sizes}
-            if any(cell != MISSING for cell in cells.values()):
-                title = f"`{name}`" if side == "ours" else f"pml: {PAIRS[name].nearest}"
-                table.append({"ms / MiB at rows": title, **cells})
-    return markdown(table)
+    for key, title in titles.items():
+        cells = {str(rows): _cell(costs.get((*key, rows))) for rows in sizes}
+        if any(cell != MISSING for cell in cells.values()):
+            table.append({"ms / MiB at rows": title, **cells})
+    return markdown(table) if table else ""
 
 
 def overview_table(costs: Costs, measured: Selection | None) -> str:

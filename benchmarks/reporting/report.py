@@ -45,15 +45,23 @@ def pages_of(dataset: str, named: Sequence[Path] = ()) -> list[Path]:
 
 
 def overview_of(folder: Path) -> dict[str, str]:
-    """Tables that no single data set makes, by name of their place: costs, and what there is."""
+    """Tables that no single data set makes, by name of their place: costs, and what there is.
+
+    Those of a GPU, where it was measured, are ``cost_cuda`` and ``attention_cuda``.
+    """
     measured = costs.newest(read_costs(folder))
+    on_gpu = costs.newest(read_costs(folder, "cuda"))
     runs = read(folder, costs.OVERVIEW_DATASET)
-    return {
+    made = {
         "what": costs.overview_table(
             measured, select(costs.OVERVIEW_DATASET, runs) if runs else None
         ),
-        **({"cost": costs.cost_table(measured)} if measured else {}),
+        "cost": costs.cost_table(measured),
+        "attention": costs.attention_table(measured),
+        "cost_cuda": costs.cost_table(on_gpu),
+        "attention_cuda": costs.attention_table(on_gpu),
     }
+    return {name: text for name, text in made.items() if text}
 
 
 def draw(selection: Selection, folder: Path) -> list[Path]:

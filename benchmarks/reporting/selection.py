@@ -17,8 +17,21 @@ class Method:
     runs: dict[int, Record]
 
     def values(self, metric: str) -> list[float]:
-        """Of the last epoch, in the order of the seeds."""
+        """At the epoch that counts, in the order of the seeds."""
         return [self.runs[seed]["metrics"][metric] for seed in self.seeds]
+
+    def minus(self, other: "Method", metric: str) -> list[float]:
+        """This one's value minus the other one's, for each seed that both have."""
+        return [
+            self.runs[seed]["metrics"][metric] - other.runs[seed]["metrics"][metric]
+            for seed in self.seeds
+            if seed in other.runs
+        ]
+
+    @property
+    def selected_on(self) -> str | None:
+        """The classes that said which epoch counts; None, as in older records: the last one."""
+        return self.runs[self.seeds[0]].get("selected_on")
 
     @property
     def seeds(self) -> list[int]:

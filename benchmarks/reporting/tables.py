@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import t as student
 
+from benchmarks.recipes import TABLES
 from benchmarks.reporting.selection import Method, Selection
 
 COLUMNS = {
@@ -34,7 +35,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def table(selection: Selection) -> str:
-    """Heading line, table of results, table of paired differences and notes, as Markdown."""
+    """Heading line, table of results, table of paired differences, what they say, and notes, as
+    Markdown."""
     parts = [_heading(selection), _results(selection)]
     if differences := _differences(selection):
         parts += [
@@ -42,19 +44,29 @@ def table(selection: Selection) -> str:
             "(mean ± half a 95 % t-interval of the paired differences):",
             differences,
         ]
-    return "\n\n".join([*parts, *selection.notes])
+    pairs = TABLES[selection.dataset].said if selection.dataset in TABLES else ()
+    if said := in_words(selection, pairs):
+        parts.append(said)
+    return "\n\n".join([*parts, *_flattered(selection), *selection.notes])
 
 
 def _heading(selection: Selection) -> str:
     budget, seeds = selection.budget, selection.seeds
     devices = {run["device"] for method in selection.methods for run in method.runs.values()}
     per_class = budget["images_per_class"]
+    optimizer = (
+        f"{budget['optimizer']} with weight decay {budget.get('weight_decay', 0.0):.3g}, "
+        if "optimizer" in budget
+        else ""
+    )
+    by_validation = any(method.selected_on == "validation" for method in selection.methods)
+    when = "at the epoch that validation classes chose" if by_validation else "after the last epoch"
     return (
         f"Embedding size {budget['embedding_size']}, batch {budget['batch_size']} "
         f"({budget['batch_size'] // per_class} classes x {per_class}), "
-        f"{budget['epochs'] * budget['iterations']} iterations, "
+        f"{budget['epochs'] * budget['iterations']} iterations, {optimizer}"
         f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}), "
-        f"{'; '.join(sorted(devices))}. Metrics of the test classes after the last epoch, in %, "
+        f"{'; '.join(sorted(devices))}. Metrics of the test classes {when}, in %, "
         "mean ± half a 95 % t-interval over seeds."
     )
 
@@ -80,22 +92,58 @@ def _results(selection: Selection) -> str:
 def _differences(selection: Selection) -> str:
     """Every other method minus the first one; "" where no two share a seed."""
     first, *others = selection.methods
-    rows = []
-    for other in others:
-        shared = sorted(set(first.runs) & set(other.runs))
-        if shared:
-            row = {"method": other.title}
-            for name in COMPARED:
-                row[name] = _percent(
-                    [
-                        other.runs[seed]["metrics"][COLUMNS[name]]
-                        - first.runs[seed]["metrics"][COLUMNS[name]]
-                        for seed in shared
-                    ],
-                    sign="+",
-                )
-            rows.append(row)
+    rows = [
+        {
+            "method": other.title,
+            **{name: _percent(other.minus(first, COLUMNS[name]), sign="+") for name in COMPARED},
+        }
+        for other in others
+        if set(first.runs) & set(other.runs)
+    ]
     return markdown(rows) if rows else ""
+
+
+def in_words(selection: Selection, pairs: Sequence[tuple[str, str]]) -> str:
+    """What paired differences allow one to say; "" where no pair shares two seeds."""
+    methods = {method.recipe: method for method in selection.methods}
+    lines = [
+        f"- {name}: {methods[one].title} minus {methods[other].title} {verdict}."
+        for one, other in pairs
+        if one in methods and other in methods
+        for name in COMPARED
+        if (verdict := _verdict(methods[one].minus(methods[other], COLUMNS[name])))
+    ]
+    if not lines:
+        return ""
+    return "\n".join(
+        [
+            f"In words, from the 95 % t-intervals of the paired differences ({len(lines)} "
+            "comparisons, looked at one by one: no correction for several):",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _verdict(differences: Sequence[float]) -> str:
+    """Interval and what it allows to say; empty where there is none."""
+    mean, half = interval([100 * value for value in differences]) if differences else (0.0, None)
+    if half is None:
+        return ""
+    found = f"{mean:+.2f} ± {half:.2f} points over {len(differences)} seeds"
+    if abs(mean) > half:
+        return f"{found}: the interval excludes 0, {'higher' if mean > 0 else 'lower'}"
+    return f"{found}: the interval contains 0, no difference shown at these seeds"
+
+
+def _flattered(selection: Selection) -> list[str]:
+    return [
+        f"{method.title}: each run is reported at the epoch with the best Recall@1 of the test "
+        "classes, which also chose the weights it was reloaded with, as released. That flatters "
+        "it, and its difference to any other row."
+        for method in selection.methods
+        if method.selected_on == "test"
+    ]
 
 
 def _title(method: Method, selection: Selection) -> str:

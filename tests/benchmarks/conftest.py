@@ -31,6 +31,17 @@ def few(digits: Data) -> Data:
     return Data("digits", *halves)
 
 
+@pytest.fixture(scope="session")
+def parted(few: Data) -> Data:
+    """The same with two of the training classes to select on."""
+    return Data(
+        "parted",
+        train=few.train.only(lambda name: name in "012"),
+        test=few.test,
+        validation=few.train.only(lambda name: name in "34"),
+    )
+
+
 @pytest.fixture
 def budget() -> Budget:
     return Budget(epochs=2, iterations=2, batch_size=20, images_per_class=4)
@@ -47,9 +58,11 @@ def picture(digits: Data) -> dict[str, Any]:
 def made_up(picture: dict[str, Any]) -> Callable[..., Record]:
     """A record with the given recipe, seed and Recall@1; its other numbers follow from them."""
 
-    def make(recipe: str, seed: int, recall: float, **changed: Any) -> Record:
-        budget = BUDGETS["digits"]
-        settings = RECIPES[recipe].settings("digits", budget)
+    def make(
+        recipe: str, seed: int, recall: float, dataset: str = "digits", **changed: Any
+    ) -> Record:
+        budget = BUDGETS[dataset]
+        settings = RECIPES[recipe].settings(dataset, budget)
         trained = RECIPES[recipe].loss is not None
         epochs = np.arange(budget.epochs + 1) if trained else np.zeros(1)
         curve = [
@@ -64,7 +77,7 @@ def made_up(picture: dict[str, Any]) -> Callable[..., Record]:
         return {
             "recipe": recipe,
             "title": RECIPES[recipe].title,
-            "dataset": "digits",
+            "dataset": dataset,
             "seed": seed,
             "settings_hash": digest(settings),
             "settings": settings,

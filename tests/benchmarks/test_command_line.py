@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 from benchmarks import campaign
 from benchmarks.__main__ import app, spread
 from benchmarks.datasets import DATASETS, Data
+from benchmarks.recipes import TABLES
+from benchmarks.recipes.tables import Table
 from benchmarks.records import Record, append, read
 from benchmarks.run import run
 
@@ -52,6 +54,19 @@ def test_finished_runs_are_skipped_and_other_settings_are_other_runs(tmp_path: P
     assert "2 runs to do, 0 finished already" in longer.output
 
 
+def test_a_data_set_has_rows_and_seeds_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLES, "digits", Table(("untrained", "ibc_released"), seeds=(3, 1)))
+    first = call(*TINY, "--results", tmp_path)
+    assert first.exit_code == 0, first.output
+    rows = [(name, seed) for seed in (3, 1) for name in ("untrained", "ibc_released")]
+    assert runs(tmp_path) == rows
+    assert "0 runs to do, 4 finished already" in call(*TINY, "--results", tmp_path).output
+    named = call(*TINY, "--recipes", "contrastive", "--results", tmp_path)
+    assert "2 runs to do, 0 finished already" in named.output
+
+
 def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +100,10 @@ def test_smoke_leaves_the_committed_results_alone(
     ("arguments", "message"),
     [
         (["run", "--recipes", "contrastiv"], "--recipes: expected one of"),
-        (["run", "--dataset", "cars"], "--dataset: expected one of digits, omniglot; got 'cars'"),
+        (
+            ["run", "--dataset", "cars"],
+            "--dataset: expected one of digits, omniglot, omniglot_validation; got 'cars'",
+        ),
         (["run", "--device", "tpu9"], "--device: expected a device of this machine; got 'tpu9'"),
         (["run", "--epochs", "0"], "--epochs"),
         (["run", "--seeds"], "--seeds"),
@@ -112,4 +130,5 @@ def test_list_shows_what_is_finished_and_where_the_data_is(tmp_path: Path, made_
     lines = [" ".join(line.split()) for line in found.output.splitlines()]
     assert any(line.startswith("digits 2 finished in place") for line in lines)
     assert any(line.startswith("omniglot 0 finished not here yet; needs") for line in lines)
-    assert "contrastive Contrastive finished: digits 2, omniglot 0" in lines
+    line = "contrastive Contrastive finished: digits 2, omniglot 0, omniglot_validation 0"
+    assert line in lines

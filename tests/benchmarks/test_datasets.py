@@ -74,6 +74,22 @@ def test_two_halves_that_share_a_class_are_refused(digits: Data) -> None:
         Data("digits", digits.train, overlapping)
 
 
+def test_validation_classes_are_in_neither_half(digits: Data) -> None:
+    for half in (digits.train, digits.test):
+        validation = half.only(lambda name: name in "49")
+        with pytest.raises(ValueError, match="and validation classes; got 1 in both"):
+            Data("digits", digits.train, digits.test, validation)
+
+
+def test_chosen_classes_keep_their_images_under_new_labels(digits: Data) -> None:
+    some = digits.train.only(lambda name: name in "13")
+    assert some.classes == ("1", "3")
+    for new, old in enumerate((1, 3)):
+        images = digits.train.images[digits.train.labels == old]
+        assert torch.equal(some.images[some.labels == new], images)
+    assert len(some.labels) == sum(digits.train.labels.eq(old).sum() for old in (1, 3))
+
+
 def test_labels_that_skip_a_class_are_refused(digits: Data) -> None:
     skipping = replace(digits.test, labels=digits.test.labels.clamp(min=1))
     with pytest.raises(ValueError, match=r"digits test labels: expected each of 0\.\.4"):
@@ -175,3 +191,16 @@ def test_the_official_omniglot_files_have_the_published_counts() -> None:
     }
     ink = torch.stack([half.images.mean() for half in halves])
     assert ((ink > 0.02) & (ink < 0.2)).all()
+
+
+@pytest.mark.skipif("PML_EXTRAS_DATA" not in os.environ, reason="needs the official files")
+def test_the_validation_alphabet_is_neither_trained_nor_tested() -> None:
+    data, whole = (DATASETS[name].load(None) for name in ("omniglot_validation", "omniglot"))
+    assert data.validation is not None
+    parts = [data.train, data.validation, data.test]
+    alphabets = [{name.split("/")[0] for name in part.classes} for part in parts]
+    assert alphabets[:2] == [{"Balinese", "Early_Aramaic", "Greek", "Korean"}, {"Latin"}]
+    assert [len(part.classes) for part in parts] == [110, 26, 106]
+    assert [len(part.labels) for part in parts] == [2200, 520, 2120]
+    assert torch.equal(data.test.images, whole.test.images)
+    assert whole.validation is None

@@ -1,18 +1,24 @@
 """Every recipe runs; runs of one seed share their start and their batches."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning.trainers import MetricLossOnly
 from torch import nn
+from torch.utils.data import Sampler
 
-from benchmarks.datasets import Data
+from benchmarks.datasets import DATASETS, Data
 from benchmarks.measure import PeakMemory, StepClock
-from benchmarks.recipes import BUDGETS, RECIPES, Budget, Recipe, digest
+from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe, ReloadAndDrop, digest
 from benchmarks.recipes.recipe import own_parameters
+from benchmarks.records import RESULTS, read
 from benchmarks.run import Result, run, seeded_sampler, seeded_trunk
+from pml_extras.losses import IntraBatchConnectionsLoss
 
 CPU = torch.device("cpu")
 TRAINED = [name for name, recipe in RECIPES.items() if recipe.loss is not None]
@@ -28,7 +34,10 @@ def test_every_recipe_runs_and_its_result_is_json(name: str, few: Data, budget: 
     assert json.loads(json.dumps(asdict(result), allow_nan=False))["recipe"] == name
     trained = RECIPES[name].loss is not None
     assert [point["epoch"] for point in result.curve] == ([0, 1, 2] if trained else [0])
-    assert result.metrics["recall_at_1"] == result.curve[-1]["recall_at_1"]
+    selected = result.curve[result.selected_epoch]
+    assert result.metrics["recall_at_1"] == selected["recall_at_1"]
+    if result.selected_on is None:
+        assert selected is result.curve[-1]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -53,7 +62,7 @@ def test_training_moves_the_trunk_and_every_parameter_of_the_loss(
         != (result.curve[-1]["mean_average_precision_at_r"])
     )
     for old, new in zip(before[0], losses[0].parameters(), strict=True):
-        assert old.numel() == 0 or not torch.equal(old, new)
+        assert old.numel() == 0 or torch.equal(old, new) != new.requires_grad
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(
@@ -102,16 +111,109 @@ def test_another_seed_is_another_trunk_and_another_order(few: Data, budget: Budg
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_proxies_get_a_hundred_times_the_base_rate_in_every_recipe() -> None:
+def test_proxies_get_a_hundred_times_the_base_rate_and_networks_that_of_the_trunk() -> None:
+    budget = Budget(1, 1, 20, 4, trunk_lr=3e-3, proxy_base_lr=1e-3, weight_decay=0.5)
     for name in TRAINED:
         recipe = RECIPES[name]
         loss = recipe.make_loss(5, 8)
         assert loss is not None
-        groups = recipe.groups(loss, 1e-3)
+        groups = recipe.groups(loss, budget)
         assert len(groups) == bool(sum(parameter.numel() for parameter in loss.parameters()))
+        expected = (3e-3, 0.5) if name.startswith("ibc") else (pytest.approx(0.1), 0.0)
         for group in groups:
-            assert (group["lr"], group["weight_decay"]) == (pytest.approx(0.1), 0.0)
-    assert own_parameters(nn.Identity(), 1e-3) == []
+            assert (group["lr"], group["weight_decay"]) == expected
+    assert own_parameters(nn.Identity(), budget) == []
+
+
+def test_the_budget_says_the_optimizer_and_the_decay_of_the_trunk(
+    few: Data, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.optim.Optimizer] = []
+    train = MetricLossOnly.train
+
+    def watched(trainer: MetricLossOnly, **named: int) -> None:
+        made.extend(trainer.optimizers.values())
+        train(trainer, **named)
+
+    monkeypatch.setattr(MetricLossOnly, "train", watched)
+    run_once("ibc", few, budget)
+    run_once("ibc", few, replace(budget, optimizer="radam", weight_decay=0.25))
+    assert [type(optimizer) for optimizer in made] == [
+        *[torch.optim.Adam] * 2,
+        *[torch.optim.RAdam] * 2,
+    ]
+    groups = [optimizer.param_groups[0] for optimizer in made]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0, 0.25, 0.25]
+    assert {group["lr"] for group in groups} == {budget.trunk_lr}
+    assert all(group["decoupled_weight_decay"] for group in groups[2:])
+
+
+def test_without_messages_each_image_is_alone_in_the_network() -> None:
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    for name, alone in (("ibc_no_attention", True), ("ibc", False)):
+        loss = RECIPES[name].make_loss(5, 8)
+        assert isinstance(loss, IntraBatchConnectionsLoss)
+        loss.eval()
+        assert torch.allclose(loss.refine(x)[:2], loss.refine(x[:2]), atol=1e-6) == alone
+
+
+def test_a_sampler_of_its_own_starts_again_until_the_steps_are_those_of_all_others(
+    few: Data, budget: Budget
+) -> None:
+    make = RECIPES["ibc_released"].sampler
+    assert make is not None
+    passes: list[list[int]] = []
+    steps: list[int] = []
+
+    def spied(labels: torch.Tensor, budget: Budget, seed: int) -> Iterable[int]:
+        sampler = make(labels, budget, seed)
+
+        class Spy(Sampler[int]):
+            def __iter__(self) -> Iterator[int]:
+                passes.append(list(sampler))
+                return iter(passes[-1])
+
+        return Spy()
+
+    longer = replace(budget, iterations=12)
+    recipe = replace(RECIPES["ibc_released"], sampler=spied)
+    run(recipe, few, 0, longer, device=CPU, on_step=lambda: steps.append(1))
+    assert len(steps) == longer.steps
+    assert len(passes) == 3  # of 8 or 9 batches
+    for drawn in passes:
+        assert set(drawn) == set(range(len(few.train.labels)))
+
+
+@pytest.mark.parametrize("dataset", ["digits", "omniglot"])
+def test_older_committed_results_are_still_results_of_these_settings(dataset: str) -> None:
+    records = read(RESULTS, dataset)
+    assert len(records) >= 42
+    for record in records:
+        settings = RECIPES[record["recipe"]].settings(dataset, BUDGETS[dataset])
+        assert digest(settings) == record["settings_hash"], record["recipe"]
+
+
+def test_sampler_and_schedule_are_settings() -> None:
+    released = RECIPES["ibc_released"]
+    settings = [
+        recipe.settings("digits", BUDGETS["digits"])
+        for recipe in (
+            released,
+            replace(released, sampler=None),
+            replace(released, schedule=ReloadAndDrop(factor=2.0, select_on="test")),
+        )
+    ]
+    assert len({digest(found) for found in settings}) == 3
+    assert settings[0]["schedule"]["select_on"] == "test"
+
+
+def test_every_data_set_has_a_budget_and_a_table_of_known_rows() -> None:
+    assert list(TABLES) == list(BUDGETS) == list(DATASETS)
+    for table in TABLES.values():
+        assert set(table.recipes) <= set(RECIPES)
+        assert {name for pair in table.said for name in pair} <= set(table.recipes)
+    assert len(TABLES["digits"].recipes) == len(TABLES["omniglot"].recipes) == 15
+    assert len(TABLES["omniglot_validation"].recipes) == 11
 
 
 def test_recorded_statistics_are_means_of_an_epoch(few: Data, budget: Budget) -> None:
@@ -133,9 +235,17 @@ def test_settings_name_every_default_and_their_digest_follows_them() -> None:
     assert digest(settings) == digest(dict(reversed(settings.items()))) != digest(other)
 
 
-def test_a_budget_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="epochs: expected more than 0; got 0"):
-        Budget(epochs=0, iterations=1, batch_size=20, images_per_class=4)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "epochs: expected more than 0; got 0"),
+        ({"optimizer": "sgd"}, "optimizer: expected one of adam, radam; got 'sgd'"),
+        ({"weight_decay": -1.0}, r"weight_decay: expected 0 or more; got -1\.0"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Budget(**{"epochs": 1, "iterations": 1, "batch_size": 20, "images_per_class": 4, **changed})
 
 
 def test_the_median_leaves_the_warm_up_out() -> None:
