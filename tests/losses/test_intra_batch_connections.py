@@ -303,6 +303,34 @@ def test_the_refined_term_starts_near_log_c(classes):
     assert value.item() == pytest.approx(math.log(classes), rel=0.01)
 
 
+def test_arguments_reach_the_network():
+    loss = loss_of(
+        num_heads=4,
+        num_layers=3,
+        feedforward_size=7,
+        dropout=0.3,
+        attention_dropout=0.2,
+        add_zero_attn=True,
+        concat_layers=True,
+    )
+    assert len(loss.network.layers) == 3
+    assert loss.network.output_size == loss.neck.num_features == loss.classifier.shape[1] == 12
+    for layer in loss.network.layers:
+        assert layer.linear1.out_features == 7
+        assert layer.dropout.p == 0.3
+        attention = layer.self_attn
+        assert (attention.num_heads, attention.dropout, attention.add_zero_attn) == (4, 0.2, True)
+
+
+def test_running_statistics_of_the_neck():
+    x, labels = batch_of()
+    loss = loss_of()
+    refined = loss.refine(x)
+    loss(x, labels)
+    torch.testing.assert_close(loss.neck.running_mean, 0.1 * refined.mean(dim=0))
+    torch.testing.assert_close(loss.neck.running_var, 0.9 + 0.1 * refined.var(dim=0))
+
+
 def test_initial_values():
     loss = IntraBatchConnectionsLoss(1000, 64)
     assert loss.classifier.std().item() == pytest.approx(0.001, rel=0.02)
@@ -562,6 +590,8 @@ def test_methods_take_half_rows(half):
         found = method(x.to(half))
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, method(x.to(half).float()))
+        with torch.autocast("cpu", half):
+            assert torch.equal(method(x.to(half)), found)
 
 
 def test_param_groups_hold_what_is_trained_at_one_rate():
