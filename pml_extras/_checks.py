@@ -52,6 +52,13 @@ def check_count(minimum: int, **values: Any) -> None:
             raise refuse(name, f"an integer >= {minimum}", repr(value))
 
 
+def check_flag(**values: Any) -> None:
+    """Refuse anything but True and False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise refuse(name, "True or False", repr(value))
+
+
 def check_one_of(allowed: tuple[str, ...], **values: Any) -> None:
     """Refuse a word that is not in the list."""
     for name, value in values.items():

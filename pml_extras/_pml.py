@@ -206,7 +206,7 @@ def check_columns(embedding_size: int, **rows: Tensor) -> None:
 def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
     """Labels that index parameters: int64 in [0, num_classes)."""
     if labels is None:
-        raise refuse(name, "a (B,) tensor", "None", "Proxies belong to classes.")
+        raise refuse(name, "a (B,) tensor", "None", "Pass the class of each row.")
     if labels.is_floating_point():
         raise refuse(name, "integers", str(labels.dtype), "Call .long() on them.")
     labels = labels.long()
@@ -262,3 +262,8 @@ def per_positive_pair(losses: Tensor, i: Tensor, j: Tensor) -> LossDict:
 def already_reduced(loss: Tensor) -> LossDict:
     """A 0-dim loss as pml's "already_reduced" reduction type."""
     return {"loss": {"losses": loss, "indices": None, "reduction_type": "already_reduced"}}
+
+
+def already_reduced_parts(losses: dict[str, Tensor]) -> LossDict:
+    """0-dim sub-losses by name."""
+    return {name: already_reduced(loss)["loss"] for name, loss in losses.items()}

@@ -23,8 +23,7 @@ def scrambled(module, seed=3):
     module.double()
     with torch.no_grad():
         for p in module.parameters():
-            if p.requires_grad:
-                p.add_(0.5 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+            p.add_(0.5 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     return module
 
 

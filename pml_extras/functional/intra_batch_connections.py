@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from pml_extras._checks import check_fraction, check_positive
+from pml_extras._checks import check_fraction, check_positive, refuse
+from pml_extras.functional.precision import at_least_float32
 
 
 def smoothed_cross_entropy(
@@ -26,10 +27,11 @@ def smoothed_cross_entropy(
         label_smoothing: :math:`\epsilon` in [0, 1).
 
     Returns:
-        (B,) in the dtype of ``logits``.
+        (B,) in the dtype of ``logits``, or float32 for a half type.
 
     Raises:
-        ValueError: ``temperature`` or ``label_smoothing`` out of its range.
+        ValueError: ``temperature`` or ``label_smoothing`` out of its range, or labels of another
+            type or shape.
 
     Source: Seidenschwarz, Elezi, Leal-Taixé, "Learning Intra-Batch Connections for Deep Metric
     Learning", ICML 2021, https://arxiv.org/abs/2102.07753; the smoothing is that of the authors'
@@ -42,6 +44,13 @@ def smoothed_cross_entropy(
     """
     check_positive(temperature=temperature)
     check_fraction(label_smoothing=label_smoothing)
+    if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
+        expected = f"int64 ({len(logits)},), one class a row of `logits`"
+        raise refuse("labels", expected, f"{labels.dtype} {tuple(labels.shape)}")
     return torch.nn.functional.cross_entropy(
-        logits / temperature, labels, reduction="none", label_smoothing=label_smoothing
+        at_least_float32(logits) / temperature,
+        labels,
+        reduction="none",
+        label_smoothing=label_smoothing,
+        ignore_index=torch.iinfo(torch.int64).min,  # torch's own, -100, would cost 0 silently
     )

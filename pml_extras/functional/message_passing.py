@@ -1,11 +1,9 @@
 """Messages between the nodes of a fully connected graph: dot-product attention over a batch."""
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pml_extras._checks import refuse
-
-_fused = torch.nn.functional.scaled_dot_product_attention
 
 
 def neighbour_attention(
@@ -29,7 +27,7 @@ def neighbour_attention(
     and one value of zeros.
 
     Args:
-        query: (..., H, B, d_h) floating, of the receivers i, for H heads.
+        query: (..., H, B, d_h) floating, of the receivers i, for H heads of any number of graphs.
         key: (..., H, B, d_h), of the senders j.
         value: (..., H, B, d_h).
         add_zero_attn: z = 1; the name is that of ``torch.nn.MultiheadAttention``.
@@ -39,9 +37,10 @@ def neighbour_attention(
     Returns:
         (..., H, B, d_h).
 
-    Memory: through ``torch.nn.functional.scaled_dot_product_attention``, whose kernels hold no
-    (H, B, B) weights where they apply: O(H B d_h) on the CPU with ``dropout`` 0 (with dropout torch
-    falls back to one that does hold them). They have no double backward.
+    Memory: O(H B d_h) on the CPU with ``dropout`` 0, through
+    ``torch.nn.functional.scaled_dot_product_attention``, whose kernel then holds no (H, B, B)
+    weights; with dropout torch falls back to one that does. Which kernel runs on a GPU depends on
+    the type. Kernels without weights have no double backward.
 
     Source: Seidenschwarz, Elezi, Leal-Taixé, "Learning Intra-Batch Connections for Deep Metric
     Learning", ICML 2021, https://arxiv.org/abs/2102.07753, the attention scores of a message
@@ -53,9 +52,10 @@ def neighbour_attention(
     _check_heads(query, key, value)
     if add_zero_attn:
         key, value = _with_null(key), _with_null(value)
-    if query.ndim == 3:  # the kernels without weights take four dimensions only
-        return _fused(query[None], key[None], value[None], dropout_p=dropout)[0]
-    return _fused(query, key, value, dropout_p=dropout)
+    graphs = query.shape[:-3]
+    query, key, value = (_four_dimensions(x) for x in (query, key, value))
+    received = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    return received.reshape(*graphs, *received.shape[1:])
 
 
 def explicit_neighbour_attention(
@@ -81,12 +81,17 @@ def explicit_neighbour_attention(
         key, value = _with_null(key), _with_null(value)
     scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5  # (..., H, B, B or B + 1)
     weights = scores.softmax(dim=-1)
-    messages = torch.dropout(weights, dropout, dropout > 0) @ value
+    messages = F.dropout(weights, dropout) @ value
     return messages, weights[..., :num]
 
 
 def _with_null(x: Tensor) -> Tensor:
-    return torch.nn.functional.pad(x, (0, 0, 0, 1))
+    return F.pad(x, (0, 0, 0, 1))
+
+
+def _four_dimensions(x: Tensor) -> Tensor:
+    """The kernels that hold no weights take (graphs, H, B, d_h) and nothing else."""
+    return x[None] if x.ndim == 3 else x.flatten(0, -4)
 
 
 def _check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -10,5 +10,10 @@ def without_gradient_at_zero(rows: Tensor) -> Tensor:
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """(..., D) rows of Euclidean norm 1; a row of zeros stays, with zero gradient."""
-    return torch.nn.functional.normalize(without_gradient_at_zero(rows), dim=-1)
+    """(..., D) rows of Euclidean norm 1, whatever their norms; a row of zeros stays, and has zero
+    gradient. The largest coordinate is divided out first: its square may not fit the type."""
+    rows = without_gradient_at_zero(rows)
+    with torch.no_grad():
+        largest = rows.abs().amax(dim=-1, keepdim=True) if rows.shape[-1] > 0 else rows
+        largest = largest.masked_fill(largest == 0, 1.0)
+    return torch.nn.functional.normalize(rows / largest, dim=-1)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pml_extras._checks import check_count, check_rows, refuse
 from pml_extras.functional.precision import at_least_float32, no_autocast
+from pml_extras.functional.rows import unit_rows
 
 KNN: TypeAlias = Callable[[Tensor, int, Tensor, bool], tuple[Tensor, Tensor]]
 """pml's convention: (query, k, reference, ref_includes_query) -> (distances, indices), (N, k)."""
@@ -34,9 +34,10 @@ def reciprocal_batches(
         C(i) = \{c \in R_{k_1}(i) :
             |R_{k_2}(c) \cap R_{k_1}(i)| > \tfrac{2}{3} |R_{k_2}(c)|\}
 
-    where :math:`N_k(i)` is i and its k nearest others, by Euclidean distance between unit rows. The
-    batch is the first ``batch_size`` of U(i) by distance to i (ties by index, i itself first),
-    filled up with the nearest of :math:`N_{k_1}(i)` that are not in U(i).
+    where :math:`N_k(i)` is i and its k nearest others, by Euclidean distance between unit rows (of
+    others that tie at the k-th place, any). The batch is the first ``batch_size`` of U(i) by
+    distance to i (ties by index, i itself first), filled up with the nearest of
+    :math:`N_{k_1}(i)` that are not in U(i).
 
     With ``references`` each row is a query, judged alone in the set of itself and all references,
     so that its batch does not depend on other queries. There :math:`N_k(i)` is the query and its k
@@ -54,7 +55,7 @@ def reciprocal_batches(
         knn_func: who searches: ``FaissKNN()`` or ``CustomKNN(distance)`` of
             ``pytorch_metric_learning.utils.inference``, given unit rows. Only its indices are used:
             its distances may be squared (faiss) or similarities. None searches all rows in torch,
-            exact up to the rounding of a matrix product.
+            in time O(N^2 D), exact up to the rounding of a matrix product.
 
     Returns:
         (N, batch_size) int64 positions of rows, i in column 0, none twice. With ``references``
@@ -118,7 +119,7 @@ def _parts(num: int, elements: int) -> Iterator[slice]:
 
 
 def _unit_rows(name: str, rows: Tensor) -> Tensor:
-    unit = F.normalize(at_least_float32(rows), dim=1)
+    unit = unit_rows(at_least_float32(rows))
     if not unit.isfinite().all():
         raise refuse(name, "finite rows", "NaN or infinity", "They have no nearest neighbours.")
     return unit

@@ -3,11 +3,11 @@
 from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pml_extras._checks import check_count, refuse
 from pml_extras.functional.precision import at_least_float32
+from pml_extras.functional.rows import unit_rows
 from pml_extras.inference.reciprocal_neighbours import KNN, reciprocal_batches
 
 
@@ -83,7 +83,7 @@ def refine_with_neighbours(
                     rows = torch.cat([embeddings[part, None], references[batches[part]]], dim=1)
                 nodes = network(rows.to(held.device))
                 _check_nodes(nodes, len(rows), batch_size)
-                z = F.normalize(at_least_float32(nodes[:, 0]), dim=1)  # (chunk, Z)
+                z = unit_rows(at_least_float32(nodes[:, 0]))  # (chunk, Z)
                 if refined is None:
                     size = (len(embeddings), z.shape[1])
                     refined = torch.empty(size, dtype=nodes.dtype, device=embeddings.device)

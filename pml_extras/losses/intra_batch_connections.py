@@ -25,7 +25,7 @@ from pml_extras._pml import (
 )
 from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
-from pml_extras.nn.message_passing import MessagePassingNetwork
+from pml_extras.nn.message_passing import MessagePassingNetwork, check_options
 
 
 class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
@@ -43,22 +43,23 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
 
     Give it the **raw** output of the trunk: after an L2 normalisation the auxiliary logits are
     confined to a small range. There is nothing to mine: the paper draws classes and images at
-    random (``MPerClassSampler``, or :class:`pml_extras.samplers.EpochMPerClassSampler`, the
-    sampler of the released recipe).
+    random (``MPerClassSampler``, or :class:`pml_extras.samplers.EpochMPerClassSampler`, that of
+    the released recipe).
 
     Args:
         num_classes: C, of training classes; labels lie in [0, C).
         embedding_size: D.
-        num_heads: of attention; divides ``embedding_size``. Published: 2 (CUB), 8 (Cars196, SOP),
-            4 (In-Shop).
-        num_layers: message passing steps; published: 1, on Cars196 2.
+        num_heads: of attention; divides ``embedding_size``. Released configurations: 2 (CUB), 8
+            (Cars196), 4 (In-Shop); that of SOP has the auxiliary classifier alone.
+        num_layers: message passing steps; released: 1, on Cars196 2.
         feedforward_size: hidden units of a step; None is 4 D.
         dropout: in [0, 1), at four places of a step.
-        temperature: T > 0 of both branches; published: 0.2, 0.111, 0.605, 0.186.
+        temperature: T > 0 of both branches; released: 0.2 (CUB), 0.111 (Cars196), 0.186 (In-Shop),
+            0.605 (SOP).
         label_smoothing: in [0, 1), of both branches.
         mpn_weight: >= 0; 0 leaves the network, its batch norm and its classifier out.
         aux_weight: >= 0; 0 leaves the auxiliary classifier out.
-        add_zero_attn: False is the published softmax; True is that of the released code.
+        add_zero_attn: False is the softmax of the paper; True is that of the released code.
         concat_layers: classify the nodes after all steps side by side.
         attention_dropout: None is ``dropout``; see :class:`~pml_extras.nn.MessagePassingNetwork`
             for its memory: on a CPU, 0 keeps the growth with B linear.
@@ -70,29 +71,34 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
 
     Attributes:
         network: the :class:`~pml_extras.nn.MessagePassingNetwork`, None without its branch.
-        neck: the batch norm, ``bias`` frozen at 0, None without its branch.
+        neck: the batch norm, which has no ``bias``, None without its branch.
         classifier: Parameter (C, Z), :math:`W_c`; Z is D, or L D with ``concat_layers``.
         auxiliary: ``torch.nn.Linear``, :math:`W_a` and :math:`b_a`, None without its branch.
 
-    The parameters are trained with those of the trunk, at the same rate in the paper: pass
-    :meth:`param_groups` to the optimizer, in pml's trainers as ``"metric_loss_optimizer"``. To
-    reproduce the paper: ``torch.optim.RAdam(..., decoupled_weight_decay=True)``.
+    The parameters are trained with those of the trunk, in the released recipe at the same rate and
+    decay: pass :meth:`param_groups` to the optimizer, in pml's trainers as
+    ``"metric_loss_optimizer"``. That recipe's optimizer is
+    ``torch.optim.RAdam(..., decoupled_weight_decay=True)``.
 
-    The loss has modes: dropout and batch norm follow ``train()`` and ``eval()``, and every
-    call in training mode updates the running statistics of batch norm, which the state dict holds.
-    pml's trainers switch modes.
+    The loss has modes: dropout and batch norm follow ``train()`` and ``eval()``, which pml's
+    trainers call. In training mode the loss and :meth:`refine` draw masks of dropout, and the loss
+    and :meth:`get_refined_logits` update the running statistics of batch norm, which the state
+    dict holds; a row that is not finite spoils those for good. Second derivatives, as of a gradient
+    penalty, are not supported.
 
     A miner's tuple weighs rows, as in pml's classification losses: by how often each occurs over
-    the largest count. All rows stay nodes of the graph.
+    the largest count, and by 1 if the tuple is empty. All rows stay nodes of the graph.
 
     On several processes, pml's ``DistributedLossWrapper`` (``efficient=False``) makes one graph of
     all their rows; wrap it in ``DistributedDataParallel``, since the loss has parameters. It
-    multiplies by the number of processes, which is right for the trunk, and multiplies the averaged
-    gradient of the loss's own parameters by that number too: divide their rate by it for SGD (Adam
-    and RAdam do not depend on it). Masks of dropout differ between the processes.
+    multiplies by the number of processes, which is right for the trunk, but the averaged gradient
+    of the loss's own parameters comes multiplied too: divide their ``grad`` by that number before
+    the optimizer's step. Masks of dropout differ between the processes.
 
-    Departures from the paper: the input projection and the smoothing of labels are those of the
-    authors' released code; an attention weight of the null neighbour is an option.
+    Departures from the paper, or from what is known of it: these are of the authors' released code
+    (https://github.com/dvl-tum/intra_batch): the input projection, the batch norm without shift,
+    the auxiliary classifier with bias on raw rows, the places of dropout, the smoothing of labels,
+    and, as an option, the null neighbour.
 
     Raises:
         ValueError: a hyper-parameter out of its range; a distance; references; labels that are no
@@ -122,16 +128,35 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
         if kwargs.get("distance") is not None:
             came = type(kwargs["distance"]).__name__
             raise refuse("distance", "None", came, "This loss classifies and compares no pairs.")
-        self.mpn_weight = mpn_weight  # before pml's constructor, which asks for the sub-losses
-        self.aux_weight = aux_weight
+        branches = {"mpn_loss": mpn_weight, "aux_loss": aux_weight}
+        # Before pml's constructor, which asks for the sub-losses.
+        self._branches = [name for name, weight in branches.items() if weight > 0]
         super().__init__(**kwargs)
         check_count(1, num_classes=num_classes, embedding_size=embedding_size)
         check_positive(temperature=temperature)
         check_fraction(label_smoothing=label_smoothing)
+        check_options(
+            num_heads,
+            num_layers,
+            feedforward_size,
+            dropout,
+            attention_dropout,
+            add_zero_attn,
+            concat_layers,
+        )
         self.num_classes = num_classes
         self.embedding_size = embedding_size
+        self.num_heads = num_heads
+        self.num_layers = num_layers
+        self.feedforward_size = feedforward_size
+        self.dropout = dropout
         self.temperature = temperature
         self.label_smoothing = label_smoothing
+        self.mpn_weight = mpn_weight
+        self.aux_weight = aux_weight
+        self.add_zero_attn = add_zero_attn
+        self.concat_layers = concat_layers
+        self.attention_dropout = attention_dropout
         self.network: MessagePassingNetwork | None = None
         self.neck: nn.BatchNorm1d | None = None
         self.classifier: nn.Parameter | None = None
@@ -148,28 +173,27 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
                 concat_layers=concat_layers,
             )
             self.neck = nn.BatchNorm1d(self.network.output_size)
-            self.neck.bias.requires_grad_(False)
+            self.neck.register_parameter("bias", None)
             self.classifier = nn.Parameter(torch.empty(num_classes, self.network.output_size))
             self.weight_init_func(self.classifier)
         if aux_weight > 0:
             self.auxiliary = nn.Linear(embedding_size, num_classes)
             if mpn_weight == 0 and kwargs.get("weight_init_func") is not None:
                 self.weight_init_func(self.auxiliary.weight)
-        names = ["num_classes", "embedding_size", "temperature", "label_smoothing"]
-        names += ["mpn_weight", "aux_weight"]
+        names = ["num_classes", "embedding_size", "num_heads", "num_layers", "dropout"]
+        names += ["temperature", "label_smoothing", "mpn_weight", "aux_weight"]
         self.add_to_recordable_attributes(list_of_names=names, is_stat=False)
 
     def param_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """One group of all parameters, for the optimizer that also trains the trunk.
 
         Args:
-            lr: > 0, the rate of the trunk, at which the paper trains these as well.
-            weight_decay: >= 0; the paper decays all parameters alike.
+            lr: > 0, the rate of the trunk, at which the released recipe trains these as well.
+            weight_decay: >= 0; that recipe decays all parameters alike.
         """
         check_positive(lr=lr)
         check_non_negative(weight_decay=weight_decay)
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": lr, "weight_decay": weight_decay}]
+        return [{"params": list(self.parameters()), "lr": lr, "weight_decay": weight_decay}]
 
     def refine(self, embeddings: Tensor) -> Tensor:
         """(B, D) raw rows to (B, Z) refined vectors, before batch norm and not normalised.
@@ -215,15 +239,17 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
         labels = class_indices("labels", labels, self.num_classes)
         weight = anchor_weights(indices_tuple, labels, embeddings.dtype, has_ref=False)
         losses = {}
-        if self.mpn_weight > 0:
+        if self.network is not None:
             losses["mpn_loss"] = self.mpn_weight * self._cross_entropy(
                 self._refined_logits(embeddings), labels
             )
-        if self.aux_weight > 0:
+        if self.auxiliary is not None:
             losses["aux_loss"] = self.aux_weight * self._cross_entropy(
                 self._auxiliary_logits(embeddings), labels
             )
-        loss_dict = {name: per_element(loss * weight) for name, loss in losses.items()}
+        loss_dict = {
+            name: per_element((loss * weight).to(embeddings.dtype)) for name, loss in losses.items()
+        }
         self.add_weight_regularization_to_loss_dict(loss_dict, self._class_weights())
         return loss_dict
 
@@ -231,8 +257,7 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
         return c_f.TorchInitWrapper(nn.init.normal_, std=0.001)
 
     def _sub_loss_names(self) -> list[str]:
-        weights = {"mpn_loss": self.mpn_weight, "aux_loss": self.aux_weight}
-        return [name for name, weight in weights.items() if weight > 0]
+        return list(self._branches)
 
     def _class_weights(self) -> Tensor | None:
         """(C, Z) of the refined classifier, or (C, D) of the auxiliary one if that is alone."""
@@ -248,7 +273,7 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
     def _refined_logits(self, embeddings: Tensor) -> Tensor:
         if self.network is None or self.neck is None or self.classifier is None:
             raise _without_branch("get_refined_logits", "mpn_weight")
-        if self.training and len(embeddings) == 1:
+        if self.neck.training and len(embeddings) == 1:
             raise refuse(
                 "embeddings",
                 "at least 2 rows in training mode",

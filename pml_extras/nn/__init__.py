@@ -1,5 +1,5 @@
 """Networks that a method owns."""
 
-from pml_extras.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
+from pml_extras.nn.message_passing import MessagePassingNetwork
 
-__all__ = ["MessagePassingLayer", "MessagePassingNetwork"]
+__all__ = ["MessagePassingNetwork"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pml_extras._checks import check_count, check_fraction, refuse
+from pml_extras._checks import check_count, check_flag, check_fraction, refuse
 from pml_extras.functional.message_passing import (
     explicit_neighbour_attention,
     neighbour_attention,
@@ -21,8 +21,8 @@ class MessagePassingLayer(nn.TransformerEncoderLayer):
 
     where :math:`a_i^m` is :func:`pml_extras.functional.neighbour_attention` of head m. It is
     torch's own post-norm layer, with its parameters and their names (weights load from one into
-    the other); only ``forward`` is ours, since in eval mode torch's takes a path that holds all
-    (H, B, B) weights and, silently, has no null neighbour.
+    the other); only ``forward`` is ours, and takes no masks: in eval mode without gradients torch's
+    takes a path that holds all (H, B, B) weights and, silently, has no null neighbour.
 
     Args:
         size: d, of the nodes.
@@ -93,9 +93,9 @@ class MessagePassingNetwork(nn.Module):
         feedforward_size: hidden units of a step; None is 4 times ``embedding_size``.
         dropout: in [0, 1), in training mode.
         attention_dropout: in [0, 1), of attention weights; None is ``dropout``. Set it to 0 for
-            large batches on a CPU: torch's kernel with dropout holds all H B^2 weights, so that at
-            4,096 rows of 512 dimensions and 8 heads a step needs gigabytes, where it otherwise
-            grows with B alone (measured: benchmarks/README.md, Cost).
+            large batches on a CPU: torch's kernel with dropout holds all H B^2 weights. At 4,096
+            rows, 512 dimensions and 8 heads forward and backward of a step take 2.2 GB with it and
+            0.2 GB without, where memory grows with B alone (benchmarks/README.md, Cost).
         add_zero_attn: False is the softmax of the paper; True adds the null neighbour of the
             authors' released code, so that weights sum to less than 1.
         concat_layers: return the nodes after all L steps side by side, (B, L D), as one of the
@@ -103,7 +103,8 @@ class MessagePassingNetwork(nn.Module):
 
     Half inputs are computed in float32, float64 inputs in float64, and parameters keep their dtype.
     Train and eval mode differ by dropout alone. A row of zeros has no direction: it is a node like
-    any other, with zero gradient.
+    any other, with zero gradient. Second derivatives need the explicit path,
+    :meth:`forward_with_attention`.
 
     Source: Seidenschwarz, Elezi, Leal-Taixé, "Learning Intra-Batch Connections for Deep Metric
     Learning", ICML 2021, https://arxiv.org/abs/2102.07753, the message passing step; the input
@@ -129,12 +130,16 @@ class MessagePassingNetwork(nn.Module):
         concat_layers: bool = False,
     ) -> None:
         super().__init__()
-        check_count(1, embedding_size=embedding_size, num_heads=num_heads, num_layers=num_layers)
-        check_fraction(dropout=dropout)
-        if feedforward_size is not None:
-            check_count(1, feedforward_size=feedforward_size)
-        if attention_dropout is not None:
-            check_fraction(attention_dropout=attention_dropout)
+        check_count(1, embedding_size=embedding_size)
+        check_options(
+            num_heads,
+            num_layers,
+            feedforward_size,
+            dropout,
+            attention_dropout,
+            add_zero_attn,
+            concat_layers,
+        )
         if embedding_size % num_heads:
             raise refuse("num_heads", f"a divisor of embedding_size = {embedding_size}", num_heads)
         self.embedding_size = embedding_size
@@ -170,9 +175,12 @@ class MessagePassingNetwork(nn.Module):
         return refined, torch.stack(weights)
 
     def _refined(self, embeddings: Tensor, *, need_weights: bool) -> tuple[Tensor, list[Tensor]]:
+        expected = "a floating tensor (B, D) or (G, B, D)"
+        if not torch.is_tensor(embeddings):
+            raise refuse("embeddings", expected, type(embeddings).__name__)
         if not embeddings.is_floating_point() or embeddings.ndim not in (2, 3):
             came = f"{embeddings.dtype} {tuple(embeddings.shape)}"
-            raise refuse("embeddings", "a floating tensor (B, D) or (G, B, D)", came)
+            raise refuse("embeddings", expected, came)
         if embeddings.shape[-1] != self.embedding_size:
             expected = f"embedding_size = {self.embedding_size} columns"
             raise refuse("embeddings", expected, f"{embeddings.shape[-1]} columns")
@@ -186,3 +194,22 @@ class MessagePassingNetwork(nn.Module):
                 states.append(nodes)
                 weights.append(attention)
         return torch.cat(states, dim=-1) if self.concat_layers else nodes, weights
+
+
+def check_options(
+    num_heads: int,
+    num_layers: int,
+    feedforward_size: int | None,
+    dropout: float,
+    attention_dropout: float | None,
+    add_zero_attn: bool,
+    concat_layers: bool,
+) -> None:
+    """Refuse what is out of range in a network of any size."""
+    check_count(1, num_heads=num_heads, num_layers=num_layers)
+    check_fraction(dropout=dropout)
+    if feedforward_size is not None:
+        check_count(1, feedforward_size=feedforward_size)
+    if attention_dropout is not None:
+        check_fraction(attention_dropout=attention_dropout)
+    check_flag(add_zero_attn=add_zero_attn, concat_layers=concat_layers)

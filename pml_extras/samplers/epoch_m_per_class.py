@@ -28,9 +28,10 @@ class EpochMPerClassSampler(Sampler[int]):
         labels: (N,) integers of any values, one an image: tensor, array or list.
         batch_size: B, that of the DataLoader, which cuts the indices into batches.
         m: images of a class in a batch, a divisor of B; of several, each epoch draws one; None
-            draws from all divisors but 1 and B, as the paper's recipe for CUB does (B = 54).
+            draws from all divisors but 1 and B, as the released recipe for CUB does (B = 54).
         seed: >= 0. Epoch e depends on (seed, e) alone, for one release of numpy; global random
-            states are neither read nor written.
+            states are neither read nor written. Several processes need a seed each, or they give
+            the same images.
 
     ``len`` is of the epoch that the next index comes from, so it varies where m does: pml's
     trainers read it once, when training starts, unless given ``iterations_per_epoch``. Each

@@ -49,6 +49,8 @@ LOSSES = {
             "label_smoothing": 1.0,
             "mpn_weight": -1.0,
             "aux_weight": math.nan,
+            "add_zero_attn": "no",
+            "concat_layers": 1,
             "attention_dropout": -0.1,
         },
     ),
@@ -76,4 +78,9 @@ LOSSES = {
 }
 
 # Public names for which there is no checker yet, as "miners.Name".
-NOT_LOSSES: tuple[str, ...] = ("samplers.EpochMPerClassSampler",)
+NOT_LOSSES: tuple[str, ...] = (
+    "inference.reciprocal_batches",
+    "inference.refine_with_neighbours",
+    "nn.MessagePassingNetwork",
+    "samplers.EpochMPerClassSampler",
+)

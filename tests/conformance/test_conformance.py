@@ -9,7 +9,17 @@ import pml_extras
 from pml_extras.testing import Status
 from tests.conformance.catalogue import LOSSES, NOT_LOSSES
 
-KINDS = ("losses", "miners", "reducers", "pooling", "samplers", "weighting", "wrappers")
+KINDS = (
+    "losses",
+    "miners",
+    "reducers",
+    "pooling",
+    "samplers",
+    "weighting",
+    "wrappers",
+    "nn",
+    "inference",
+)
 
 
 def public_names():

@@ -52,6 +52,34 @@ def test_it_is_never_less_than_the_entropy_of_the_smoothed_labels(classes, entro
 
 
 @pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0.0, 1.0]), r"labels: expected int64 \(2,\), .* got torch.float32 \(2,\)"),
+        (torch.tensor([0]), r"got torch.int64 \(1,\)"),
+        (torch.full((2, 3), 1 / 3), r"got torch.float32 \(2, 3\)"),
+    ],
+)
+def test_other_labels_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        smoothed_cross_entropy(torch.zeros(2, 3), labels, temperature=1.0, label_smoothing=0.1)
+
+
+def test_no_label_is_ignored():
+    for label in (-100, -1, 3):
+        with pytest.raises(IndexError):
+            smoothed_cross_entropy(
+                torch.zeros(1, 3), torch.tensor([label]), temperature=1.0, label_smoothing=0.1
+            )
+
+
+def test_half_logits_are_computed_in_float32():
+    logits = torch.tensor([[30000.0, 0.0]], dtype=torch.float16)
+    loss = smoothed_cross_entropy(logits, torch.tensor([1]), temperature=0.2, label_smoothing=0.0)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(150_000)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"temperature": 0.0}, "temperature: expected a finite number > 0; got 0.0"),

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pml_extras.functional import explicit_neighbour_attention, neighbour_attention
 from tests.oracles import intra_batch_connections as oracle
@@ -116,9 +117,37 @@ def test_many_graphs_are_as_many_batches():
     qkv = [torch.stack([x, x.flip(1) + 1]) for x in some_heads()]
     for null in VARIANTS:
         together = neighbour_attention(*qkv, add_zero_attn=null)
+        nested = neighbour_attention(*(x[:, None] for x in qkv), add_zero_attn=null)
+        torch.testing.assert_close(nested[:, 0], together)
         for g in range(2):
             alone = neighbour_attention(*(x[g] for x in qkv), add_zero_attn=null)
             torch.testing.assert_close(together[g], alone)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else [result]:
+            if torch.is_tensor(x):
+                self.elements = max(self.elements, x.numel())
+        return result
+
+
+@pytest.mark.parametrize("null", VARIANTS)
+@pytest.mark.parametrize("graphs", [(), (1,), (2, 1)])
+def test_nothing_of_the_size_of_the_weights_is_made(null, graphs):
+    num = 300
+    qkv = [torch.randn(*graphs, 2, num, 4, requires_grad=True) for _ in "qkv"]
+    with Largest() as fused:
+        neighbour_attention(*qkv, add_zero_attn=null).sum().backward()
+    assert fused.elements <= qkv[0][..., 0, 0].numel() * (num + 1) * 4
+    with Largest() as explicit:
+        explicit_neighbour_attention(*qkv, add_zero_attn=null)[0].sum().backward()
+    assert explicit.elements >= qkv[0][..., 0, 0].numel() * num**2
 
 
 @pytest.mark.parametrize("path", [neighbour_attention, explicit_neighbour_attention])
@@ -132,6 +161,21 @@ def test_dropout_keeps_the_mean_and_drops_weights(path):
     assert len(draws.unique(dim=0)) > 10
     expected = neighbour_attention(query, key, value, add_zero_attn=True)
     torch.testing.assert_close(draws.mean(0), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("path", [neighbour_attention, explicit_neighbour_attention])
+def test_dropout_takes_senders_away_and_not_coordinates(path):
+    query, key, _ = some_heads(1, 4, 4)
+    value = torch.eye(4, dtype=torch.float64)[None]  # so that what is received are the weights
+    received = path(query, key, value, dropout=0.5)
+    received = received if path is neighbour_attention else received[0]
+    _, weights = explicit_neighbour_attention(query, key, value)
+    kept = received != 0
+    assert 0 < kept.sum() < kept.numel()
+    torch.testing.assert_close(received[kept], 2 * weights[kept])
+    constant = path(query, key, torch.ones_like(value), dropout=0.5)
+    constant = constant if path is neighbour_attention else constant[0]
+    assert ((constant - constant[..., :1]).abs() < 1e-12).all()
 
 
 @pytest.mark.parametrize("path", [neighbour_attention, explicit_neighbour_attention])

@@ -25,7 +25,7 @@ def setting():
 def state(trunk, loss):
     """Gradients, and what batch norm has seen."""
     found = {f"trunk.{name}": p.grad for name, p in trunk.named_parameters()}
-    found |= {f"loss.{name}": p.grad for name, p in loss.named_parameters() if p.requires_grad}
+    found |= {f"loss.{name}": p.grad for name, p in loss.named_parameters()}
     return {**found, "mean": loss.neck.running_mean, "variance": loss.neck.running_var}
 
 

@@ -165,6 +165,22 @@ def test_a_positive_factor_on_a_row_changes_nothing(drawn, factors):
     torch.testing.assert_close(network(x * scale), network(x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scales"),
+    [(torch.float32, (1e-36, 1e-13, 1e19, 1e36)), (torch.float64, (1e-200, 1e-13, 1e160, 1e300))],
+)
+def test_norms_may_be_as_small_or_large_as_the_type_has_them(dtype, scales):
+    network = network_of().to(dtype)
+    x = rows_of(dtype=dtype)
+    expected = network(x)
+    for scale in scales:
+        scaled = (x * scale).requires_grad_()
+        z = network(scaled)
+        torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-4)
+        z.square().sum().backward()
+        assert (scaled.grad * scale).isfinite().all()
+
+
 @given(networks())
 def test_the_gradient_is_orthogonal_to_each_row(drawn):
     network, _, x = drawn
@@ -303,6 +319,19 @@ def test_dropout_acts_in_training_mode_alone_and_at_four_places():
     assert not torch.equal(only(x), only(x))
 
 
+def test_dropout_is_where_torch_has_it():
+    network = network_of(8, 2, 1, dropout=0.4, attention_dropout=0.0)
+    (layer,) = network.layers
+    theirs = nn.TransformerEncoderLayer(8, 2, 32, 0.4, batch_first=True).double()
+    theirs.load_state_dict(layer.state_dict())
+    theirs.self_attn.dropout = 0.0
+    nodes = rows_of(7, 8)
+    torch.manual_seed(5)
+    expected = theirs(nodes)
+    torch.manual_seed(5)
+    torch.testing.assert_close(layer(nodes)[0], expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("graphs", [(), (2,)])
 @pytest.mark.parametrize("place", ["self_attn", "dropout", "dropout1", "dropout2"])
 def test_each_place_of_dropout_drops(place, graphs):
@@ -377,6 +406,8 @@ def test_it_pickles_copies_and_reloads():
         ({"feedforward_size": 0}, "feedforward_size: expected an integer >= 1; got 0"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\); got 1.0"),
         ({"attention_dropout": -0.1}, r"attention_dropout: expected a number in \[0, 1\)"),
+        ({"add_zero_attn": "no"}, "add_zero_attn: expected True or False; got 'no'"),
+        ({"concat_layers": 1}, "concat_layers: expected True or False; got 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
@@ -390,6 +421,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         (torch.zeros(3, 5), "embeddings: expected embedding_size = 6 columns; got 5 columns"),
         (torch.zeros(6), r"embeddings: expected a floating tensor \(B, D\) or \(G, B, D\); got"),
         (torch.zeros(3, 6, dtype=torch.int64), r"got torch.int64 \(3, 6\)"),
+        ([[0.0] * 6], "embeddings: expected a floating tensor .* got list"),
     ],
 )
 def test_other_rows_are_refused(rows, message):
