@@ -4,8 +4,9 @@ from collections import defaultdict
 
 import pytest
 
-from benchmarks.records import RESULTS, read
-from benchmarks.reporting.selection import Selection, select
+from benchmarks.records import RESULTS, read, read_costs
+from benchmarks.reporting.selection import Method, Selection, select
+from benchmarks.reporting.tables import interval
 
 SEEDS = [0, 1, 2]
 POTENTIAL_FIELDS = (
@@ -59,6 +60,52 @@ def test_one_proxy_a_class_meets_its_samples(omniglot: Selection) -> None:
     for run in method.runs.values():
         first, last = run["curve"][1]["statistics"], run["curve"][-1]["statistics"]
         assert last["excess_sample_proxy"] < 0.1 * first["excess_sample_proxy"]
+
+
+@pytest.fixture(scope="module")
+def intra_batch() -> dict[str, Method]:
+    selection = select("omniglot_validation", read(RESULTS, "omniglot_validation"))
+    return {method.recipe: method for method in selection.methods}
+
+
+def test_every_row_with_validation_classes_has_five_seeds_from_clean_code(
+    intra_batch: dict[str, Method],
+) -> None:
+    for method in intra_batch.values():
+        assert method.seeds == [0, 1, 2, 3, 4], method.recipe
+        assert all(run["dirty"] is False for run in method.runs.values())
+
+
+def test_the_network_adds_to_the_auxiliary_classifier_and_does_better_alone(
+    intra_batch: dict[str, Method],
+) -> None:
+    for metric in ("recall_at_1", "mean_average_precision_at_r"):
+        added = intra_batch["ibc"].minus(intra_batch["ibc_auxiliary"], metric)
+        alone = intra_batch["ibc_network_only"].minus(intra_batch["ibc"], metric)
+        assert min(added) > 0
+        assert min(alone) > 0
+
+
+def test_no_difference_that_messages_make_is_shown(intra_batch: dict[str, Method]) -> None:
+    for metric in ("recall_at_1", "mean_average_precision_at_r"):
+        messages = intra_batch["ibc"].minus(intra_batch["ibc_no_attention"], metric)
+        mean, half = interval(messages)
+        assert abs(mean) < half
+
+
+def test_memory_of_attention_grows_with_the_rows_unless_weights_are_held() -> None:
+    peaks = {
+        (r["side"], r["rows"]): r["peak_mib"]
+        for r in read_costs(RESULTS)
+        if r["loss"] == "attention"
+    }
+    for rows in (1024, 2048):
+        assert peaks["fused", 2 * rows] / peaks["fused", rows] == pytest.approx(2, rel=0.15)
+        for side in ("explicit", "dropout"):
+            assert peaks[side, 2 * rows] / peaks[side, rows] > 3
+    # What the docstring of MessagePassingNetwork says of 4,096 rows, in units of 10^9 bytes.
+    assert peaks["dropout", 4096] * 2**20 / 1e9 == pytest.approx(2.2, abs=0.2)
+    assert peaks["fused", 4096] * 2**20 / 1e9 == pytest.approx(0.2, abs=0.05)
 
 
 def test_our_lifted_structure_loss_trains_as_that_of_pml(omniglot: Selection) -> None:
