@@ -4,7 +4,7 @@ What is compared is timed in one process, turn by turn; peak memory is that of a
 above its size after a warm-up at 64 rows: resident size on a CPU, what torch allocated on CUDA.
 Losses: beside pml's own, 4 rows a class, 128 dimensions, float32. Attention: a message passing
 network of 512 dimensions and 8 heads, as it is computed, with its weights held, and with dropout of
-its weights.
+its weights. Ensemble: three losses of pml under each strategy of weighting, beside their bare sum.
 """
 
 import json
@@ -13,22 +13,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from pytorch_metric_learning import losses as pml
+from torch import Tensor
 
 from benchmarks.measure import PeakMemory, resident_mib
 from benchmarks.provenance import provenance
 from benchmarks.records import Record
 from pml_extras import losses as ours
+from pml_extras import weighting
 from pml_extras.nn import MessagePassingNetwork
 
 DIM, PER_CLASS, CLASSES, WARM_UP_ROWS = 128, 4, 100, 64
 BATCHES = (64, 128, 256, 512, 1024, 2048)
 ATTENTION, NODE_SIZE, HEADS, ATTENTION_BATCHES = "attention", 512, 8, (1024, 2048, 4096)
+ENSEMBLE, BARE_SUM = "ensemble", "sum"
 LIMIT_MIB = 4096.0  # a batch size that is expected to need more is left out
-SECONDS_A_TURN, SECONDS_A_TIMING, MIN_TURNS, MAX_TURNS = 0.05, 5.0, 3, 50
+SECONDS_A_TURN, SECONDS_A_SIDE, MIN_TURNS, MAX_TURNS = 0.05, 2.5, 3, 50
 CPU = torch.device("cpu")
 
 Make = Callable[[], torch.nn.Module]
@@ -36,11 +40,11 @@ Pass = Callable[[int], None]  # forward and backward of so many rows
 
 
 class Pair(NamedTuple):
-    """One of our losses and the nearest one of pml."""
+    """One of our losses and the nearest one of pml, if any."""
 
     ours: Make
-    theirs: Make
-    nearest: str
+    theirs: Make | None = None
+    nearest: str = ""
 
 
 class Side(NamedTuple):
@@ -85,7 +89,74 @@ PAIRS: dict[str, Pair] = {
         lambda: pml.NormalizedSoftmaxLoss(CLASSES, DIM),
         "NormalizedSoftmaxLoss",
     ),
+    "WeightedLossEnsemble": Pair(
+        lambda: ours.WeightedLossEnsemble(three_losses()),
+        lambda: pml.MultipleLosses(three_losses()),
+        "MultipleLosses, same three",
+    ),
+    "BinomialDevianceLoss": Pair(
+        ours.BinomialDevianceLoss, pml.MultiSimilarityLoss, "MultiSimilarityLoss"
+    ),
+    "ClassificationLoss": Pair(
+        lambda: ours.ClassificationLoss(CLASSES, DIM),
+        lambda: pml.NormalizedSoftmaxLoss(CLASSES, DIM),
+        "NormalizedSoftmaxLoss",
+    ),
+    "SmoothedProxyNCALoss": Pair(
+        lambda: ours.SmoothedProxyNCALoss(CLASSES, DIM),
+        lambda: pml.ProxyNCALoss(CLASSES, DIM),
+        "ProxyNCALoss",
+    ),
+    "DistancePreservingLoss": Pair(lambda: OfTeacher(ours.DistancePreservingLoss())),
 }
+
+
+class OfTeacher(torch.nn.Module):
+    """A loss that compares with rows of twice the width instead of labels."""
+
+    def __init__(self, loss: torch.nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        teacher = torch.randn(len(embeddings), 2 * DIM, device=embeddings.device)
+        value: Tensor = self.loss(embeddings, ref_emb=teacher)
+        return value
+
+
+class BareSum(torch.nn.Module):
+    """The three losses without anything around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses = torch.nn.ModuleList(three_losses())
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        first, second, third = (loss(embeddings, labels) for loss in self.losses)
+        total: Tensor = first + second + third
+        return total
+
+
+STRATEGIES: dict[str, type[weighting.LossWeighting]] = {
+    "simplex": weighting.LearnedSimplex,
+    "squared": weighting.SquaredWeights,
+    "fixed": weighting.FixedWeights,
+    "uncertainty": weighting.HomoscedasticUncertainty,
+    "non_negative_uncertainty": weighting.NonNegativeUncertainty,
+    "random": weighting.RandomWeights,
+    "dwa": weighting.DynamicWeightAverage,
+    "gradnorm": weighting.GradNorm,
+    "mgda": weighting.MultipleGradientDescent,
+}
+
+
+def three_losses() -> list[torch.nn.Module]:
+    """One of pairs, two of proxies."""
+    return [
+        pml.MultiSimilarityLoss(),
+        pml.ProxyAnchorLoss(CLASSES, DIM),
+        pml.NormalizedSoftmaxLoss(CLASSES, DIM),
+    ]
 
 
 def of_loss(make: Make, device: torch.device = CPU) -> Pass:
@@ -114,15 +185,24 @@ def of_network(*, explicit: bool, dropout: float, device: torch.device) -> Pass:
 
 
 def _losses(name: str, pair: Pair) -> Subject:
-    sides = {
-        "ours": Side(name, lambda device: of_loss(pair.ours, device)),
-        "theirs": Side(pair.nearest, lambda device: of_loss(pair.theirs, device)),
-    }
+    sides = {"ours": Side(name, partial(of_loss, pair.ours))}
+    if pair.theirs is not None:
+        sides["theirs"] = Side(pair.nearest, partial(of_loss, pair.theirs))
     return Subject(sides, BATCHES, growth=8, about={"dim": DIM, "rows_per_class": PER_CLASS})
 
 
 def _network(title: str, *, explicit: bool = False, dropout: float = 0.0) -> Side:
     return Side(title, lambda device: of_network(explicit=explicit, dropout=dropout, device=device))
+
+
+def _ensembles() -> Subject:
+    def made(strategy: type[weighting.LossWeighting]) -> torch.nn.Module:
+        return ours.WeightedLossEnsemble(three_losses(), weighting=strategy())
+
+    sides = {BARE_SUM: Side("bare sum of the three losses", partial(of_loss, BareSum))}
+    for name, strategy in STRATEGIES.items():
+        sides[name] = Side(f"`{strategy.__name__}`", partial(of_loss, partial(made, strategy)))
+    return Subject(sides, (128, 512), growth=8, about={"dim": DIM, "rows_per_class": PER_CLASS})
 
 
 SUBJECTS = {
@@ -137,6 +217,7 @@ SUBJECTS = {
         growth=4,
         about={"dim": NODE_SIZE, "heads": HEADS},
     ),
+    ENSEMBLE: _ensembles(),
 }
 
 
@@ -164,7 +245,7 @@ def milliseconds(passes: list[Pass], rows: int, device: torch.device = CPU) -> l
             while (since := _now(device)) - began < SECONDS_A_TURN:
                 one_pass(rows)
                 seconds.append(_now(device) - since)
-        if turn + 1 >= MIN_TURNS and _now(device) - start > SECONDS_A_TIMING:
+        if turn + 1 >= MIN_TURNS and _now(device) - start > SECONDS_A_SIDE * len(passes):
             break
     return [1000 * statistics.median(seconds) for seconds in timed]
 

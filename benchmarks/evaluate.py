@@ -72,7 +72,7 @@ class Evaluation:
 
     Args:
         metrics: name -> value in [0, 1].
-        embeddings: (N, D) unit rows on the CPU.
+        embeddings: (N, D) rows on the CPU, as they were compared.
     """
 
     metrics: dict[str, float]
@@ -80,9 +80,14 @@ class Evaluation:
 
 
 def evaluate(
-    trunk: nn.Module, split: Split, *, device: torch.device, nmi: bool = False
+    trunk: nn.Module,
+    split: Split,
+    *,
+    device: torch.device,
+    nmi: bool = False,
+    unit_rows: bool = True,
 ) -> Evaluation:
-    """Every image of the split is a query against all others."""
+    """Every image of the split is a query against all others, by Euclidean distance."""
     largest_class = int(torch.bincount(split.labels).max())
     calculator = RetrievalCalculator(
         include=(*METRICS, "NMI") if nmi else METRICS,
@@ -94,6 +99,7 @@ def evaluate(
         batch_size=256,
         dataloader_num_workers=0,
         data_device=device,
+        normalize_embeddings=unit_rows,
         accuracy_calculator=calculator,
         end_of_testing_hook=lambda done: kept.append(done.embeddings_and_labels["test"][0]),
     )

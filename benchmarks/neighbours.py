@@ -22,7 +22,7 @@ def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
 
     Args:
         split: the images and labels.
-        embeddings: (N, D) unit rows, in the order of the split.
+        embeddings: (N, D) rows to compare by Euclidean distance, in the order of the split.
 
     Returns:
         ``png`` (base64), ``correct`` (queries x neighbours), ``classes`` (queries x tiles).
@@ -30,13 +30,13 @@ def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
     by_class = torch.argsort(split.labels, stable=True)
     spread = ((torch.arange(QUERIES) + 0.5) / QUERIES * len(by_class)).long()
     query_idx = by_class[spread]  # (Q,)
-    sim = embeddings[query_idx] @ embeddings.T  # (Q, N)
-    sim[torch.arange(QUERIES), query_idx] = -torch.inf
-    near_idx = sim.topk(NEIGHBOURS, dim=1).indices  # (Q, K)
+    dist = torch.cdist(embeddings[query_idx], embeddings)  # (Q, N)
+    dist[torch.arange(QUERIES), query_idx] = torch.inf
+    near_idx = dist.topk(NEIGHBOURS, dim=1, largest=False).indices  # (Q, K)
     tile_idx = torch.cat([query_idx[:, None], near_idx], dim=1)  # (Q, 1 + K)
     labels = split.labels[tile_idx]
     return {
-        "png": _mosaic(split.images[tile_idx].squeeze(2)),
+        "png": _mosaic(split.images[tile_idx].mean(2)),
         "correct": (labels[:, 1:] == labels[:, :1]).tolist(),
         "classes": [[split.classes[label] for label in row] for row in labels.tolist()],
     }

@@ -1,7 +1,7 @@
 """(recipe, data, seed) -> Result: trains with pml's trainer; prints and plots nothing."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -23,7 +23,7 @@ from benchmarks.provenance import provenance
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.recipes.budget import OPTIMIZERS
-from benchmarks.trunk import Trunk
+from benchmarks.trunk import GREY, Retrieval, Trunk
 
 CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r")
 
@@ -35,8 +35,8 @@ class Result:
     Args:
         settings_hash: of ``settings``, which leave the seed out.
         metrics: of the test half at the selected epoch.
-        curve: per epoch, from 0 (untrained): test metrics, those of the validation classes if there
-            are any, mean training loss, recorded statistics.
+        curve: per epoch, from 0 (the untrained trunk alone): test metrics, those of the validation
+            classes if there are any, mean training loss, recorded statistics.
         seconds_per_training_step_median: the whole step, after warm-up; None without a step.
         training_peak_mib: see :class:`benchmarks.measure.PeakMemory`; None where unknown.
         neighbours: see :func:`benchmarks.neighbours.nearest`; at the selected epoch.
@@ -65,10 +65,10 @@ class Result:
     selected_on: str | None
 
 
-def seeded_trunk(embedding_size: int, seed: int) -> Trunk:
-    """The same weights for every recipe of a seed."""
+def seeded_trunk(embedding_size: int, seed: int, image: Sequence[int] = GREY) -> Trunk:
+    """The same weights for every recipe of a seed, for images of this (channels, H, W)."""
     torch.manual_seed(seed)
-    return Trunk(embedding_size)
+    return Trunk(embedding_size, image)
 
 
 def seeded_sampler(data: Data, budget: Budget, seed: int) -> MPerClassSampler:
@@ -102,7 +102,8 @@ def run(
     """
     began = time.perf_counter()
     settings = recipe.settings(data.name, budget)
-    trunk = seeded_trunk(budget.embedding_size, seed).to(device)
+    image = data.train.images.shape[1:]
+    trunk = seeded_trunk(budget.embedding_size, seed, image).to(device)
     watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step)
     loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
     if loss is not None:
@@ -186,10 +187,11 @@ class _Watch:
         self.device = device
         self.clock, self.memory = StepClock(device), PeakMemory(device)
         self._trunk, self._data, self._nmi, self._on_step = trunk, data, nmi, on_step
+        self._unit_rows = recipe.unit_rows
         self._schedule, self._epochs = recipe.schedule, budget.epochs
         self._steps: list[dict[str, float]] = []  # of this epoch
         criterion = criterion_of(recipe.schedule, data)
-        evaluation, point = self._evaluate(0)
+        evaluation, point = self._evaluate(0, trunk)
         self.best = Best(criterion, evaluation)
         self.curve: list[Point] = [point]
 
@@ -215,9 +217,14 @@ class _Watch:
             for name in self._steps[0]
         }
         self._steps.clear()
-        evaluation, point = self._evaluate(trainer.epoch)
+        loss = trainer.loss_funcs["metric_loss"]
+        for module in loss.modules():
+            if hasattr(module, "step_epoch"):  # weights that follow from whole epochs
+                module.step_epoch()
+        retrieval = Retrieval(self._trunk, loss) if hasattr(loss, "embed") else self._trunk
+        evaluation, point = self._evaluate(trainer.epoch, retrieval)
         self.curve.append({**point, "loss": means.pop("loss"), "statistics": means})
-        reloaded = [self._trunk, trainer.loss_funcs["metric_loss"]] if self._schedule else []
+        reloaded = [self._trunk, loss] if self._schedule else []
         self.best.offer(point, evaluation, reloaded)
         if self._schedule and self._schedule.is_due(trainer.epoch, self._epochs):
             self.best.reload()
@@ -225,11 +232,17 @@ class _Watch:
                 self._schedule.drop(optimizer)
         self.start()
 
-    def _evaluate(self, epoch: int) -> tuple[Evaluation, Point]:
+    def _evaluate(self, epoch: int, model: nn.Module) -> tuple[Evaluation, Point]:
         """Of the test classes, and the point of the curve."""
 
         def of(split: Split, nmi: bool = False) -> tuple[Evaluation, dict[str, float]]:
-            evaluation = evaluate(self._trunk, split, device=self.device, nmi=nmi)
+            evaluation = evaluate(
+                model,
+                split,
+                device=self.device,
+                nmi=nmi,
+                unit_rows=self._unit_rows or model is self._trunk,
+            )
             return evaluation, {name: evaluation.metrics[name] for name in CURVE_METRICS}
 
         evaluation, metrics = of(self._data.test, self._nmi)

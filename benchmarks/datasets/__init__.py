@@ -1,10 +1,10 @@
 """Images in memory, split by class: no class of the test half is ever trained on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.datasets import digits, omniglot, omniglot_validation
+from benchmarks.datasets import digits, flowers, omniglot, omniglot_validation, pets
 from benchmarks.datasets.split import Data
 
 
@@ -25,12 +25,20 @@ class Dataset:
     place: Callable[[Path | None], str | None]
 
 
+def _omniglot_ensemble(root: Path | None) -> Data:
+    """The data of omniglot, with results and rows of its own."""
+    return replace(omniglot.load(root), name="omniglot_ensemble")
+
+
 DATASETS = {
     dataset.name: dataset
     for dataset in (
         Dataset("digits", digits.NEEDS, digits.load, digits.place),
         Dataset("omniglot", omniglot.NEEDS, omniglot.load, omniglot.place),
         Dataset("omniglot_validation", omniglot.NEEDS, omniglot_validation.load, omniglot.place),
+        Dataset("omniglot_ensemble", omniglot.NEEDS, _omniglot_ensemble, omniglot.place),
+        Dataset("flowers", flowers.NEEDS, flowers.load, flowers.place),
+        Dataset("pets", pets.NEEDS, pets.load, pets.place),
     )
 }
 

@@ -15,7 +15,7 @@ class Split:
     """One part of a data set.
 
     Args:
-        images: (N, 1, 28, 28) float32 in [0, 1]; ink is 1.
+        images: (N, channels, H, W) float32 in [0, 1]; of drawings (N, 1, 28, 28), ink is 1.
         labels: (N,) int64 into ``classes``.
         classes: names that are unique over all parts.
     """
@@ -57,10 +57,10 @@ class Data:
                     f"in both, e.g. {shared[0]!r}. Check the split rule."
                 )
         for part, split in parts.items():
-            expected = (len(split.labels), 1, IMAGE_SIZE, IMAGE_SIZE)
-            if tuple(split.images.shape) != expected:
+            expected = (len(split.labels), *self.train.images.shape[1:])
+            if split.images.ndim != 4 or tuple(split.images.shape) != expected:
                 raise ValueError(
-                    f"{self.name} {part} images: expected shape {expected}; "
+                    f"{self.name} {part} images: expected shape (N, channels, H, W), {expected}; "
                     f"got {tuple(split.images.shape)}."
                 )
             if torch.unique(split.labels).tolist() != list(range(len(split.classes))):

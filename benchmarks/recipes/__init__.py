@@ -4,6 +4,7 @@ from benchmarks.recipes import (
     baselines,
     intra_batch_connections,
     lifted_structure,
+    loss_ensemble,
     potential_field,
 )
 from benchmarks.recipes.budget import BUDGETS, Budget
@@ -18,6 +19,8 @@ RECIPES = {
         *lifted_structure.RECIPES,
         intra_batch_connections.IBC,
         *intra_batch_connections.VARIANTS,
+        *loss_ensemble.ENSEMBLES,
+        *loss_ensemble.MEMBERS.values(),
         *baselines.RECIPES,
     )
 }

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,8 +36,9 @@ class Recipe:
     Args:
         name: as in ``--recipes`` and in the records.
         title: as in the table.
-        loss: its class; None leaves the trunk as it was initialised.
-        loss_args: what differs from the defaults of the class.
+        loss: its class, or a function that makes one; None leaves the trunk as it was initialised.
+            With an ``embed`` method it has a say in what is retrieved with: that method's rows.
+        loss_args: what differs from its defaults.
         has_classes: True where the loss takes ``num_classes`` and ``embedding_size``.
         distance: its class; None is the default of the loss.
         distance_args: what differs from the defaults of the class.
@@ -46,6 +48,7 @@ class Recipe:
         sampler: (training labels, budget, seed) -> image indices of batch after batch; started
             again when it ends. None is the one that recipes of a seed share.
         schedule: None keeps the learning rates as they are.
+        unit_rows: whether rows are divided by their norm before they are compared.
 
     Raises:
         ValueError: the schedule selects on the test classes, and the title does not say so.
@@ -53,7 +56,7 @@ class Recipe:
 
     name: str
     title: str
-    loss: type[nn.Module] | None = None
+    loss: Callable[..., nn.Module] | None = None
     loss_args: Mapping[str, Any] = field(default_factory=dict)
     has_classes: bool = False
     distance: type[nn.Module] | None = None
@@ -63,6 +66,7 @@ class Recipe:
     groups: Callable[[Any, Budget], Groups] = own_parameters
     sampler: Callable[[Tensor, Budget, int], Iterable[int]] | None = None
     schedule: ReloadAndDrop | None = None
+    unit_rows: bool = True
 
     def __post_init__(self) -> None:
         on_test = self.schedule is not None and self.schedule.select_on == "test"
@@ -98,6 +102,7 @@ class Recipe:
             "miner": _described(self.miner, self.miner_args),
             **({"sampler": self.sampler.__name__} if self.sampler else {}),
             **({"schedule": asdict(self.schedule)} if self.schedule else {}),
+            **({} if self.unit_rows else {"unit_rows": False}),
         }
 
 
@@ -106,14 +111,33 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _described(made: type[nn.Module] | None, changed: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Class and every argument it was built with, the unchanged defaults too."""
+def _described(
+    made: Callable[..., Any] | None, changed: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Class or function and every argument it was given, the unchanged defaults too."""
     if made is None:
         return None
+    if isinstance(made, partial):
+        return _described(made.func, {**made.keywords, **changed})
     package = made.__module__.split(".")[0]
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(made).parameters.items()
         if parameter.default is not parameter.empty and name not in FROM_BUDGET
     }
-    return {"class": f"{package}.{made.__qualname__}", **defaults, **changed}
+    arguments = {name: _plain(value) for name, value in {**defaults, **changed}.items()}
+    return {"class": f"{package}.{made.__qualname__}", **arguments}
+
+
+def _plain(value: Any) -> Any:
+    """An argument as JSON: what makes a part, and a recipe as a part, with all that they say."""
+    if isinstance(value, Recipe):
+        return {
+            "loss": _described(value.loss, value.loss_args),
+            "miner": _described(value.miner, value.miner_args),
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return _described(value, {}) if callable(value) else value

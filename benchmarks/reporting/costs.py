@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.cost import ATTENTION, PAIRS, SUBJECTS
+from benchmarks.cost import ATTENTION, BARE_SUM, ENSEMBLE, PAIRS, SUBJECTS
 from benchmarks.records import Record
 from benchmarks.reporting.selection import Selection
 from benchmarks.reporting.tables import MISSING, interval, markdown
 
 OVERVIEW_ROWS = 256
-OVERVIEW_DATASET = "omniglot"
+OVERVIEW_DATASETS = ("omniglot", "omniglot_ensemble")  # one budget, one table of images
 PAPERS = {
     "PotentialFieldLoss": "[Potential field, CVPR 2025](https://arxiv.org/abs/2405.18560)",
     "LiftedStructureLoss": "[Lifted structure, CVPR 2016](https://arxiv.org/abs/1511.06452)",
@@ -16,12 +16,23 @@ PAPERS = {
     "(https://arxiv.org/abs/1703.07737)",
     "IntraBatchConnectionsLoss": "[Intra-batch connections, ICML 2021]"
     "(https://arxiv.org/abs/2102.07753)",
+    "WeightedLossEnsemble": "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
+    "BinomialDevianceLoss": "[Binomial deviance, 2014](https://arxiv.org/abs/1407.4979)",
+    "ClassificationLoss": "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
+    "SmoothedProxyNCALoss": "[Proxy-NCA, ICCV 2017](https://arxiv.org/abs/1703.07464), smoothed in "
+    "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
+    "DistancePreservingLoss": "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
 }
 RECIPE_OF = {
     "PotentialFieldLoss": "potential_field",
     "LiftedStructureLoss": "lifted_structure_raw",  # the distance of the paper
     "GeneralizedLiftedStructureLoss": "generalized_lifted_structure",
     "IntraBatchConnectionsLoss": "ibc",
+    "WeightedLossEnsemble": "ensemble_simplex",
+    "BinomialDevianceLoss": "binomial_deviance",
+    "ClassificationLoss": "classification",
+    "SmoothedProxyNCALoss": "smoothed_proxy_nca",
+    "DistancePreservingLoss": "ensemble_compressed",  # one of its terms
 }
 
 Costs = dict[tuple[str, str, int], Record]
@@ -36,7 +47,9 @@ def cost_table(costs: Costs) -> str:
     """Milliseconds / peak MiB by batch size, each loss above pml's nearest; "" for none."""
     titles: dict[tuple[str, str], str] = {}
     for name, pair in PAIRS.items():
-        titles |= {(name, "ours"): f"`{name}`", (name, "theirs"): f"pml: {pair.nearest}"}
+        titles[name, "ours"] = f"`{name}`"
+        if pair.theirs is not None:
+            titles[name, "theirs"] = f"pml: {pair.nearest}"
     return _by_rows(costs, titles)
 
 
@@ -44,6 +57,26 @@ def attention_table(costs: Costs) -> str:
     """The same of one network whose attention is computed in several ways; "" for none."""
     sides = SUBJECTS[ATTENTION].sides
     return _by_rows(costs, {(ATTENTION, side): about.title for side, about in sides.items()})
+
+
+def ensemble_table(costs: Costs) -> str:
+    """Milliseconds of each strategy, and what it adds to those of the bare sum of its losses; ""
+    where that was not measured."""
+    sizes = sorted({rows for name, side, rows in costs if (name, side) == (ENSEMBLE, BARE_SUM)})
+    table = []
+    for side, about in SUBJECTS[ENSEMBLE].sides.items():
+        cells = {str(rows): _over_the_sum(costs, side, rows) for rows in sizes}
+        table.append({"ms, and more than the bare sum, at rows": about.title, **cells})
+    return markdown(table) if sizes else ""
+
+
+def _over_the_sum(costs: Costs, side: str, rows: int) -> str:
+    record = costs.get((ENSEMBLE, side, rows))
+    if record is None:
+        return MISSING
+    ms, bare = (r["milliseconds"] for r in (record, costs[ENSEMBLE, BARE_SUM, rows]))
+    more = "" if side == BARE_SUM else f", {100 * (ms / bare - 1):+.1f} %"
+    return f"{ms:.2f} ms{more}"
 
 
 def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:
@@ -56,8 +89,9 @@ def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:
     return markdown(table) if table else ""
 
 
-def overview_table(costs: Costs, measured: Selection | None) -> str:
-    """Every public loss: paper, class, cost, measured result, or a blank."""
+def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
+    """Every public loss: paper, class, cost, measured result where one was first found, or a
+    blank."""
     table = []
     for name, paper in PAPERS.items():
         ours, theirs = (costs.get((name, side, OVERVIEW_ROWS)) for side in ("ours", "theirs"))
@@ -83,8 +117,8 @@ def _cell(record: Mapping[str, float | None] | None) -> str:
     return f"{parts[0]} ms / {parts[1]} MiB"
 
 
-def _recall(recipe: str, measured: Selection | None) -> str:
-    for method in measured.methods if measured else ():
+def _recall(recipe: str, measured: Sequence[Selection]) -> str:
+    for method in (method for selection in measured for method in selection.methods):
         if method.recipe == recipe:
             mean, half = interval([100 * v for v in method.values("recall_at_1")])
             spread = "" if half is None else f" ± {half:.1f}"

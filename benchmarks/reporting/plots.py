@@ -31,6 +31,21 @@ COLOURS = {
     "ibc_2_layers": "#80cdc1",
     "ibc_network_only": "#dfc27d",
     "ibc_released": "#e7298a",
+    "ensemble_simplex": "#17202a",
+    "ensemble_squared": "#5d6d7e",
+    "ensemble_heads": "#6c3483",
+    "ensemble_compressed": "#bb8fce",
+    "ensemble_uniform": "#1f618d",
+    "ensemble_uncertainty": "#b7950b",
+    "ensemble_non_negative_uncertainty": "#f4d03f",
+    "ensemble_gradnorm": "#0e6655",
+    "ensemble_dwa": "#48c9b0",
+    "ensemble_random": "#aab7b8",
+    "ensemble_mgda": "#5499c7",
+    "classification": "#922b21",
+    "triplet_margin_1": "#f0b27a",
+    "binomial_deviance": "#d35400",
+    "smoothed_proxy_nca": "#af7ac5",
     "contrastive": "#e6550d",
     "triplet_semihard": "#fdae6b",
     "multi_similarity": "#a50f15",
@@ -130,8 +145,9 @@ def loss_statistics(selection: Selection, path: Path) -> bool:
                     lw=0,
                     color=_look(method)["color"],
                 )
-        kind, *pair = name.split("_")
-        _dress(axis, f"{kind}, {' to '.join(pair)}", "epoch")
+        kind, *of = name.split("_")
+        of_what = " to ".join(of) if kind == "excess" else " ".join(of)
+        _dress(axis, f"{kind}, {of_what}", "epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
@@ -139,10 +155,10 @@ def loss_statistics(selection: Selection, path: Path) -> bool:
         axis.minorticks_off()
     for axis in axes[len(names) :]:
         axis.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
+    lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
     figure.legend(
-        handles,
-        labels,
+        lines.values(),
+        lines.keys(),
         loc="outside lower center",
         ncols=4 if width > 2 else 2,
         frameon=False,

@@ -47,19 +47,20 @@ def pages_of(dataset: str, named: Sequence[Path] = ()) -> list[Path]:
 def overview_of(folder: Path) -> dict[str, str]:
     """Tables that no single data set makes, by name of their place: costs, and what there is.
 
-    Those of a GPU, where it was measured, are ``cost_cuda`` and ``attention_cuda``.
+    Those of a GPU, where it was measured, have names that end in ``_cuda``.
     """
     measured = costs.newest(read_costs(folder))
     on_gpu = costs.newest(read_costs(folder, "cuda"))
-    runs = read(folder, costs.OVERVIEW_DATASET)
+    runs = {name: read(folder, name) for name in costs.OVERVIEW_DATASETS}
+    selections = [select(name, found) for name, found in runs.items() if found]
     made = {
-        "what": costs.overview_table(
-            measured, select(costs.OVERVIEW_DATASET, runs) if runs else None
-        ),
+        "what": costs.overview_table(measured, selections),
         "cost": costs.cost_table(measured),
         "attention": costs.attention_table(measured),
+        "ensemble_cost": costs.ensemble_table(measured),
         "cost_cuda": costs.cost_table(on_gpu),
         "attention_cuda": costs.attention_table(on_gpu),
+        "ensemble_cost_cuda": costs.ensemble_table(on_gpu),
     }
     return {name: text for name, text in made.items() if text}
 

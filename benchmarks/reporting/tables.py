@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from benchmarks.recipes import TABLES
+from benchmarks.recipes.tables import Claim, Table
 from benchmarks.reporting.selection import Method, Selection
 
 COLUMNS = {
@@ -38,14 +39,17 @@ def table(selection: Selection) -> str:
     """Heading line, table of results, table of paired differences, what they say, and notes, as
     Markdown."""
     parts = [_heading(selection), _results(selection)]
-    if differences := _differences(selection):
+    about = TABLES.get(selection.dataset, Table(()))
+    reference, chosen = _reference(selection, about.best_of)
+    if differences := _differences(selection, reference):
         parts += [
-            f"Difference to {selection.methods[0].title} on the same seeds, in points "
+            f"Difference to {reference.title}{chosen} on the same seeds, in points "
             "(mean ± half a 95 % t-interval of the paired differences):",
             differences,
         ]
-    pairs = TABLES[selection.dataset].said if selection.dataset in TABLES else ()
-    if said := in_words(selection, pairs):
+    if about.claim and (judged := judge(selection, about.claim)):
+        parts.append(judged)
+    if said := in_words(selection, about.said):
         parts.append(said)
     return "\n\n".join([*parts, *_flattered(selection), *selection.notes])
 
@@ -89,16 +93,32 @@ def _results(selection: Selection) -> str:
     return markdown(rows)
 
 
-def _differences(selection: Selection) -> str:
-    """Every other method minus the first one; "" where no two share a seed."""
-    first, *others = selection.methods
+def _reference(selection: Selection, best_of: Sequence[str]) -> tuple[Method, str]:
+    """What the others are compared with, and how it was chosen."""
+    candidates = [
+        method
+        for method in selection.methods
+        if method.recipe in best_of and method.seeds == selection.seeds
+    ]
+    if not candidates:
+        return selection.methods[0], ""
+    best = max(candidates, key=lambda method: interval(method.values("recall_at_1"))[0])
+    chosen = (
+        f", of {len(candidates)} the best by mean Recall@1 in the table above (a choice by these "
+        "very results, which favours it)"
+    )
+    return best, chosen
+
+
+def _differences(selection: Selection, first: Method) -> str:
+    """Every other method minus the reference; "" where no two share a seed."""
     rows = [
         {
             "method": other.title,
             **{name: _percent(other.minus(first, COLUMNS[name]), sign="+") for name in COMPARED},
         }
-        for other in others
-        if set(first.runs) & set(other.runs)
+        for other in selection.methods
+        if other is not first and set(first.runs) & set(other.runs)
     ]
     return markdown(rows) if rows else ""
 
@@ -125,15 +145,57 @@ def in_words(selection: Selection, pairs: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def _points(differences: Sequence[float]) -> tuple[float, float | None]:
+    """Their interval in points; without any there is none."""
+    return interval([100 * value for value in differences]) if differences else (0.0, None)
+
+
 def _verdict(differences: Sequence[float]) -> str:
     """Interval and what it allows to say; empty where there is none."""
-    mean, half = interval([100 * value for value in differences]) if differences else (0.0, None)
+    mean, half = _points(differences)
     if half is None:
         return ""
     found = f"{mean:+.2f} ± {half:.2f} points over {len(differences)} seeds"
     if abs(mean) > half:
         return f"{found}: the interval excludes 0, {'higher' if mean > 0 else 'lower'}"
     return f"{found}: the interval contains 0, no difference shown at these seeds"
+
+
+def judge(selection: Selection, claim: Claim) -> str:
+    """Whether a claim holds, row by row; "" where none of its rows can be compared.
+
+    A row confirms it where every interval of a difference lies above 0. A row that lacks one is
+    not judged.
+    """
+    methods = {method.recipe: method for method in selection.methods}
+    lines, confirmed, compared = [], 0, 0
+    for one in (methods[name] for name in claim.better if name in methods):
+        others = [methods[name] for name in claim.worse if name in methods]
+        found = [(*_points(one.minus(other, "recall_at_1")), other.title) for other in others]
+        if len(found) < len(claim.worse) or any(half is None for _, half, _ in found):
+            continue
+        above = [mean - (half or 0.0) > 0 for mean, half, _ in found]
+        mean, half, title = min(found, key=lambda entry: entry[0])
+        confirmed += all(above)
+        compared += len(found)
+        lines.append(
+            f"- {one.title}: {'confirmed' if all(above) else 'not confirmed'}, {sum(above)} of "
+            f"{len(above)} intervals above 0; the least difference is {mean:+.2f} ± {half:.2f} "
+            f"points, to {title}."
+        )
+    if not lines:
+        return ""
+    verdict = "confirmed" if confirmed == len(lines) else "not confirmed"
+    return "\n".join(
+        [
+            f"{claim.text}, by Recall@1: {verdict} ({confirmed} of {len(lines)} rows confirm it). "
+            "A row does where the 95 % t-intervals of its paired differences to all "
+            f"{len(claim.worse)} lie above 0; {compared} comparisons, looked at one by one: no "
+            "correction for several.",
+            "",
+            *lines,
+        ]
+    )
 
 
 def _flattered(selection: Selection) -> list[str]:

@@ -1,7 +1,14 @@
 """Formulas: tensors in, tensors out. Imports torch, never pytorch-metric-learning."""
 
+from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
+from pml_extras.functional.distance_preserving import distance_preserving
 from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
+from pml_extras.functional.loss_ensemble import (
+    head_diversity,
+    scale_factors,
+    weighted_concatenation,
+)
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
 from pml_extras.functional.message_passing import (
     explicit_neighbour_attention,
@@ -16,14 +23,20 @@ from pml_extras.functional.potential_field import (
 
 __all__ = [
     "FieldEnergy",
+    "binomial_deviance",
     "dense_potential_field_energy",
+    "distance_preserving",
     "euclidean_distance",
     "explicit_neighbour_attention",
     "generalized_lifted_structure",
+    "head_diversity",
     "lifted_structure",
     "masked_logsumexp",
+    "mean_binomial_deviance",
     "neighbour_attention",
     "potential_field_energy",
+    "scale_factors",
     "segment_logsumexp",
     "smoothed_cross_entropy",
+    "weighted_concatenation",
 ]

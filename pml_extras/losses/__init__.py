@@ -1,12 +1,25 @@
 """Losses on pytorch-metric-learning's base class."""
 
+from pml_extras.losses.binomial_deviance import BinomialDevianceLoss
+from pml_extras.losses.classification import ClassificationLoss
+from pml_extras.losses.distance_preserving import DistancePreservingLoss
 from pml_extras.losses.intra_batch_connections import IntraBatchConnectionsLoss
 from pml_extras.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
+from pml_extras.losses.loss_ensemble import WeightedLossEnsemble
 from pml_extras.losses.potential_field import PotentialFieldLoss
+from pml_extras.losses.smoothed_proxy_nca import SmoothedProxyNCALoss
+from pml_extras.losses.zabihzadeh_ensemble import zabihzadeh_ensemble, zabihzadeh_param_groups
 
 __all__ = [
+    "BinomialDevianceLoss",
+    "ClassificationLoss",
+    "DistancePreservingLoss",
     "GeneralizedLiftedStructureLoss",
     "IntraBatchConnectionsLoss",
     "LiftedStructureLoss",
     "PotentialFieldLoss",
+    "SmoothedProxyNCALoss",
+    "WeightedLossEnsemble",
+    "zabihzadeh_ensemble",
+    "zabihzadeh_param_groups",
 ]

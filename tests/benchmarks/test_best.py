@@ -33,7 +33,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, parted: Data) -> list[Evaluation]:
     calls = {"test": 0, "validation": 0}
 
     def evaluate(
-        trunk: nn.Module, split: Split, *, device: torch.device, nmi: bool = False
+        trunk: nn.Module, split: Split, *, device: torch.device, nmi: bool, unit_rows: bool
     ) -> Evaluation:
         part = "test" if split is parted.test else "validation"
         recall, precision = {

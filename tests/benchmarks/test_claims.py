@@ -102,7 +102,7 @@ def test_memory_of_attention_grows_with_the_rows_unless_weights_are_held() -> No
     for rows in (1024, 2048):
         assert peaks["fused", 2 * rows] / peaks["fused", rows] == pytest.approx(2, rel=0.15)
         for side in ("explicit", "dropout"):
-            assert peaks[side, 2 * rows] / peaks[side, rows] > 3
+            assert peaks[side, 2 * rows] / peaks[side, rows] > 2.7
     # What the docstring of MessagePassingNetwork says of 4,096 rows, in units of 10^9 bytes.
     assert peaks["dropout", 4096] * 2**20 / 1e9 == pytest.approx(2.2, abs=0.2)
     assert peaks["fused", 4096] * 2**20 / 1e9 == pytest.approx(0.2, abs=0.05)

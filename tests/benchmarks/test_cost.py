@@ -9,7 +9,9 @@ import torch
 
 from benchmarks import cost
 from benchmarks.reporting import costs
+from benchmarks.reporting.selection import Selection, select
 from benchmarks.reporting.tables import MISSING
+from pml_extras import weighting
 from pml_extras.functional.message_passing import (
     explicit_neighbour_attention,
     neighbour_attention,
@@ -88,10 +90,86 @@ def test_tables_show_the_newest_measurement_and_leave_blanks() -> None:
     assert lines[2] == ["`LiftedStructureLoss`", "2.5 ms / 2.9 MiB", f"7.0 ms / {MISSING} MiB"]
     assert lines[3] == ["pml: LiftedStructureLoss", "1606 ms / 1042 MiB", MISSING]
     assert len(lines) == 4
-    overview = costs.overview_table(found, None)
+    overview = costs.overview_table(found, ())
     assert "1606 ms / 1042 MiB (LiftedStructureLoss)" in overview
     row = next(line for line in overview.splitlines() if "`PotentialFieldLoss`" in line)
     assert row.count(MISSING) == 3
+
+
+def test_a_loss_that_pml_has_nothing_near_has_a_row_with_blanks() -> None:
+    alone = costs.newest([record("DistancePreservingLoss", "ours", 256, 2.5, 1.0)])
+    overview = costs.overview_table(alone, ())
+    (row,) = (line for line in overview.splitlines() if "`DistancePreservingLoss`" in line)
+    assert row.count(MISSING) == 2
+    assert costs.cost_table(alone).count("`DistancePreservingLoss`") == 1
+    assert "pml" not in costs.cost_table(alone)
+
+
+def test_the_overview_takes_the_first_data_set_that_has_a_recipe(made_up: Any) -> None:
+    def selection(dataset: str, **recalls: float) -> Selection:
+        found = [made_up(recipe, 0, recall, dataset) for recipe, recall in recalls.items()]
+        return select(dataset, found)
+
+    overview = costs.overview_table(
+        {},
+        (
+            selection("omniglot", ensemble_simplex=0.51),
+            selection("omniglot_ensemble", ensemble_simplex=0.62, binomial_deviance=0.73),
+        ),
+    )
+    rows = {line.split("|")[1].strip(" `"): line for line in overview.splitlines()[2:]}
+    assert "51.0 (Ensemble of losses)" in rows["WeightedLossEnsemble"]
+    assert "73.0 (Binomial deviance)" in rows["BinomialDevianceLoss"]
+    assert rows["ClassificationLoss"].count(MISSING) == 3
+
+
+def test_strategies_are_shown_over_the_bare_sum_of_the_same_rows() -> None:
+    found = costs.newest(
+        [
+            record("ensemble", "sum", 128, 4.0, 1.0),
+            record("ensemble", "simplex", 128, 4.5, 1.0),
+            record("ensemble", "sum", 512, 20.0, 1.0),
+            record("ensemble", "simplex", 512, 19.0, 1.0),
+            record("ensemble", "mgda", 512, 50.0, 1.0),
+        ]
+    )
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in costs.ensemble_table(found).splitlines()
+    ]
+    rows = {line[0]: line[1:] for line in lines[2:]}
+    assert lines[0][1:] == ["128", "512"]
+    assert rows["bare sum of the three losses"] == ["4.00 ms", "20.00 ms"]
+    assert rows["`LearnedSimplex`"] == ["4.50 ms, +12.5 %", "19.00 ms, -5.0 %"]
+    assert rows["`MultipleGradientDescent`"] == [MISSING, "50.00 ms, +150.0 %"]
+    assert costs.ensemble_table({}) == ""
+
+
+def test_every_strategy_is_measured_around_the_losses_of_the_bare_sum() -> None:
+    assert set(cost.STRATEGIES.values()) == {
+        value
+        for name in weighting.__all__
+        if isinstance(value := getattr(weighting, name), type)
+        and issubclass(value, weighting.LossWeighting)
+        and value is not weighting.LossWeighting
+    }
+    sides = cost.SUBJECTS["ensemble"].sides
+    assert list(sides) == ["sum", *cost.STRATEGIES]
+    for side in sides.values():
+        side.make(cost.CPU)(16)
+    torch.manual_seed(0)
+    bare = cost.BareSum()
+    torch.manual_seed(0)
+    three = cost.three_losses()
+    x, labels = torch.randn(8, cost.DIM), torch.arange(8) // 4
+    expected = sum(loss(x, labels) for loss in three)
+    torch.testing.assert_close(bare(x, labels), expected)
+
+
+@pytest.mark.parametrize("name", cost.PAIRS)
+def test_every_side_of_a_pair_makes_a_pass(name: str) -> None:
+    for side in cost.SUBJECTS[name].sides.values():
+        side.make(cost.CPU)(8)
 
 
 def test_attention_has_a_table_of_its_own() -> None:
@@ -132,5 +210,6 @@ def test_every_public_loss_has_a_cost_a_paper_and_a_recipe() -> None:
     from benchmarks.recipes import RECIPES
     from pml_extras import losses
 
-    assert set(losses.__all__) == set(cost.PAIRS) == set(costs.PAPERS) == set(costs.RECIPE_OF)
+    classes = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)}
+    assert classes == set(cost.PAIRS) == set(costs.PAPERS) == set(costs.RECIPE_OF)
     assert set(costs.RECIPE_OF.values()) <= set(RECIPES)

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from benchmarks.__main__ import app
 from benchmarks.datasets import DATASETS
 from benchmarks.recipes import RECIPES
+from benchmarks.recipes.tables import Claim
 from benchmarks.records import RESULTS, Record, append, path_of, read
 from benchmarks.reporting import plots, report, tables
 from benchmarks.reporting.selection import select
@@ -96,6 +99,103 @@ def test_no_difference_is_said_where_the_interval_contains_0(made_up: MadeUp) ->
         "seeds."
     )
     assert words(made_up, [0.5], [0.6]) == []
+
+
+CLAIM = Claim(
+    "They say so",
+    better=("ensemble_simplex", "ensemble_heads"),
+    worse=("classification", "binomial_deviance"),
+)
+
+
+def judged(made_up: MadeUp, **recalls: list[float]) -> list[str]:
+    """The verdict on the claim, for these Recalls@1 by seed."""
+    records = [
+        made_up(recipe, seed, recall, "omniglot_ensemble")
+        for recipe, values in recalls.items()
+        for seed, recall in enumerate(values)
+    ]
+    return tables.judge(select("omniglot_ensemble", records), CLAIM).splitlines()
+
+
+MEMBERS = {"classification": [0.50, 0.60, 0.70], "binomial_deviance": [0.40, 0.50, 0.60]}
+ABOVE = [0.52, 0.63, 0.74]  # .02, .03, .04 above the first, see above; .12, .13, .14 the second
+BETWEEN = [0.50, 0.60, 0.73]  # 0, 0, .03 above the first: 1 +- 4.30; all above the second
+
+
+def test_a_row_confirms_a_claim_where_all_its_intervals_lie_above_0(made_up: MadeUp) -> None:
+    lines = judged(made_up, **MEMBERS, ensemble_simplex=ABOVE, ensemble_heads=ABOVE)
+    assert lines[0].startswith(
+        "They say so, by Recall@1: confirmed (2 of 2 rows confirm it). A row does where the 95 % "
+        "t-intervals of its paired differences to all 2 lie above 0; 4 comparisons, looked at one "
+    )
+    assert lines[2:] == [
+        f"- {title}: confirmed, 2 of 2 intervals above 0; the least difference is +3.00 ± 2.48 "
+        "points, to Classification."
+        for title in ("Ensemble of losses", "Ensemble, a head a loss")
+    ]
+
+
+def test_a_claim_is_not_confirmed_by_some_rows_or_against_some_members(made_up: MadeUp) -> None:
+    lines = judged(made_up, **MEMBERS, ensemble_simplex=ABOVE, ensemble_heads=BETWEEN)
+    assert "by Recall@1: not confirmed (1 of 2 rows confirm it)" in lines[0]
+    assert lines[3] == (
+        "- Ensemble, a head a loss: not confirmed, 1 of 2 intervals above 0; the least difference "
+        "is +1.00 ± 4.30 points, to Classification."
+    )
+    below = judged(made_up, **MEMBERS, ensemble_simplex=[0.3, 0.4, 0.5])
+    assert "not confirmed (0 of 1 rows confirm it)" in below[0]
+    assert "0 of 2 intervals above 0; the least difference is -20.00 ± 0.00 points" in below[2]
+
+
+def test_a_row_that_lacks_an_interval_is_not_judged(made_up: MadeUp) -> None:
+    one = {"classification": MEMBERS["classification"]}
+    assert judged(made_up, **one, ensemble_simplex=ABOVE) == []
+    assert judged(made_up, **MEMBERS, ensemble_simplex=ABOVE[:1]) == []
+    assert judged(made_up, **MEMBERS) == []
+
+
+def test_rows_are_compared_with_the_best_of_those_that_the_table_names(made_up: MadeUp) -> None:
+    recalls = {
+        "ensemble_simplex": (0.80, 0.92),
+        "classification": (0.70, 0.70),
+        "binomial_deviance": (0.60, 0.90),
+        "smoothed_proxy_nca": (0.99,),
+    }
+    records = [
+        made_up(recipe, seed, recall, "omniglot_ensemble")
+        for recipe, values in recalls.items()
+        for seed, recall in enumerate(values)
+    ]
+    text = tables.table(select("omniglot_ensemble", records))
+    head, difference = text.split("Difference to ")
+    assert difference.startswith(
+        "Binomial deviance, of 2 the best by mean Recall@1 in the table above (a choice by these "
+        "very results, which favours it) on the same seeds, in points"
+    )
+    # +20 and +2: mean 11, half 12.7062 * 9
+    assert cells(difference, "Ensemble of losses")[1] == "+11.0 ± 114.4"
+    assert cells(difference, "Classification")[1] == "-5.0 ± 190.6"
+    assert "| Binomial deviance" not in difference.split("|\n\n")[0]
+    assert "| Binomial deviance" in head
+
+
+def test_panels_of_several_losses_share_one_legend(tmp_path: Path, made_up: MadeUp) -> None:
+    """A loss that has no line in the first panel is in it too."""
+    records = [made_up("contrastive", 0, 0.5), made_up("proxy_anchor", 0, 0.5)]
+    for point in records[1]["curve"][1:]:
+        point["statistics"] = {"weight_proxy_nca": 0.5}
+    legends: list[list[str]] = []
+
+    class Watched(Figure):
+        def legend(self, handles: Any, labels: Any, **named: Any) -> Any:
+            legends.append(list(labels))
+            return super().legend(handles, labels, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "Figure", Watched)
+        assert plots.loss_statistics(select("digits", records), tmp_path / "x.png")
+    assert legends == [["Contrastive", "Proxy Anchor"]]
 
 
 def test_the_table_says_what_chose_the_epoch(made_up: MadeUp) -> None:

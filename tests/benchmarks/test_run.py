@@ -19,6 +19,7 @@ from benchmarks.recipes.recipe import own_parameters
 from benchmarks.records import RESULTS, read
 from benchmarks.run import Result, run, seeded_sampler, seeded_trunk
 from pml_extras.losses import IntraBatchConnectionsLoss
+from pml_extras.weighting import LossWeighting
 
 CPU = torch.device("cpu")
 TRAINED = [name for name, recipe in RECIPES.items() if recipe.loss is not None]
@@ -111,16 +112,29 @@ def test_another_seed_is_another_trunk_and_another_order(few: Data, budget: Budg
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_proxies_get_a_hundred_times_the_base_rate_and_networks_that_of_the_trunk() -> None:
+def test_proxies_get_a_hundred_times_the_base_rate_and_weights_of_losses_that_of_the_trunk() -> (
+    None
+):
     budget = Budget(1, 1, 20, 4, trunk_lr=3e-3, proxy_base_lr=1e-3, weight_decay=0.5)
     for name in TRAINED:
         recipe = RECIPES[name]
         loss = recipe.make_loss(5, 8)
         assert loss is not None
         groups = recipe.groups(loss, budget)
-        assert len(groups) == bool(sum(parameter.numel() for parameter in loss.parameters()))
-        expected = (3e-3, 0.5) if name.startswith("ibc") else (pytest.approx(0.1), 0.0)
+        weights = {
+            id(parameter)
+            for module in loss.modules()
+            if isinstance(module, LossWeighting)
+            for parameter in module.parameters()
+        }
+        trained = [parameter for parameter in loss.parameters() if parameter.numel() > 0]
+        grouped = [parameter for group in groups for parameter in group["params"]]
+        assert sorted(map(id, trained)) == sorted(id(p) for p in grouped if p.numel() > 0)
         for group in groups:
+            expected = (3e-3, 0.5) if name.startswith("ibc") else (pytest.approx(0.1), 0.0)
+            if weights & {id(parameter) for parameter in group["params"]}:
+                expected = (3e-3, 0.0)
+                assert weights == {id(parameter) for parameter in group["params"]}
             assert (group["lr"], group["weight_decay"]) == expected
     assert own_parameters(nn.Identity(), budget) == []
 
@@ -212,8 +226,16 @@ def test_every_data_set_has_a_budget_and_a_table_of_known_rows() -> None:
     for table in TABLES.values():
         assert set(table.recipes) <= set(RECIPES)
         assert {name for pair in table.said for name in pair} <= set(table.recipes)
-    assert len(TABLES["digits"].recipes) == len(TABLES["omniglot"].recipes) == 15
+    assert len(TABLES["digits"].recipes) == len(TABLES["omniglot"].recipes) == 16
     assert len(TABLES["omniglot_validation"].recipes) == 11
+    for name in ("omniglot_ensemble", "flowers", "pets"):
+        assert len(TABLES[name].recipes) == 16
+        assert TABLES[name].seeds == (0, 1, 2, 3, 4)
+        assert TABLES[name].claim is not None
+        assert {*TABLES[name].claim.better, *TABLES[name].claim.worse, *TABLES[name].best_of} < (
+            set(TABLES[name].recipes)
+        )
+    assert BUDGETS["omniglot_ensemble"] == BUDGETS["omniglot"]
 
 
 def test_recorded_statistics_are_means_of_an_epoch(few: Data, budget: Budget) -> None:

@@ -2,12 +2,97 @@
 
 import math
 
+from torch import nn
+
 from pml_extras import losses
 from tests.conformance.entry import EMBEDDING_SIZE, NUM_CLASSES, Entry, indexed_by_labels
 
 _MARGINS = {"neg_margin": math.nan, "pos_margin": math.inf}
 
+
+def ensemble(**arguments):
+    """Two losses on heads of their own, the classes of one of which labels index."""
+    members = {
+        "pairs": losses.LiftedStructureLoss(),
+        "classes": losses.ClassificationLoss(NUM_CLASSES, 4),
+    }
+    return losses.WeightedLossEnsemble(
+        **{
+            "losses": members,
+            "heads": {name: nn.Linear(EMBEDDING_SIZE, 4) for name in members},
+            "diversity_weight": 0.1,
+            **arguments,
+        }
+    )
+
+
 LOSSES = {
+    "BinomialDevianceLoss": Entry(
+        losses.BinomialDevianceLoss,
+        check={
+            "out_of_range": {
+                "scale_pos": 0.0,
+                "scale_neg": -1.0,
+                "threshold": math.nan,
+                "per_anchor": 1,
+            }
+        },
+    ),
+    "BinomialDevianceLoss by pairs": Entry(
+        losses.BinomialDevianceLoss,
+        {"scale_neg": 4.0, "per_anchor": False},
+        {"out_of_range": {"scale_pos": math.inf}},
+    ),
+    "ClassificationLoss": indexed_by_labels(
+        losses.ClassificationLoss,
+        out_of_range={
+            "num_classes": 1,
+            "embedding_size": 0,
+            "label_smoothing": 0.8,
+            "hidden_size": 0,
+        },
+    ),
+    "ClassificationLoss with a hidden layer": indexed_by_labels(
+        losses.ClassificationLoss,
+        {"num_classes": NUM_CLASSES, "embedding_size": EMBEDDING_SIZE, "hidden_size": 4},
+        out_of_range={"label_smoothing": -0.1},
+    ),
+    "SmoothedProxyNCALoss": indexed_by_labels(
+        losses.SmoothedProxyNCALoss,
+        out_of_range={
+            "num_classes": 1,
+            "embedding_size": 0,
+            "softmax_scale": 0.0,
+            "label_smoothing": 0.8,
+        },
+    ),
+    "WeightedLossEnsemble": indexed_by_labels(
+        ensemble,
+        {},
+        out_of_range={
+            "losses": [],
+            "heads": [4],
+            "miners": {"triplets": nn.Identity()},
+            "weighting": "uniform",
+            "scale": "mean",
+            "max_scale": 0.5,
+            "diversity_weight": -0.1,
+            "diversity_margin": 0.0,
+        },
+    ),
+    "zabihzadeh_ensemble": indexed_by_labels(
+        losses.zabihzadeh_ensemble,
+        {"num_classes": NUM_CLASSES, "feature_size": EMBEDDING_SIZE, "embedding_size": 6},
+        out_of_range={
+            "num_classes": 1,
+            "feature_size": 0,
+            "embedding_size": 0,
+            "diversity_weight": -1.0,
+            "weighting": "squared",
+            "scale": 1.0,
+            "max_scale": 0.5,
+        },
+    ),
     "PotentialFieldLoss": indexed_by_labels(
         losses.PotentialFieldLoss,
         {
@@ -79,6 +164,21 @@ LOSSES = {
 
 # Public names for which there is no checker yet, as "miners.Name".
 NOT_LOSSES: tuple[str, ...] = (
+    "losses.DistancePreservingLoss",
+    "losses.zabihzadeh_ensemble",
+    "losses.zabihzadeh_param_groups",
+    "nn.CompressionHead",
+    "weighting.DynamicWeightAverage",
+    "weighting.FixedWeights",
+    "weighting.GradNorm",
+    "weighting.HomoscedasticUncertainty",
+    "weighting.LearnedSimplex",
+    "weighting.LossWeighting",
+    "weighting.MultipleGradientDescent",
+    "weighting.NonNegativeUncertainty",
+    "weighting.RandomWeights",
+    "weighting.SquaredWeights",
+    "weighting.Weighted",
     "inference.reciprocal_batches",
     "inference.refine_with_neighbours",
     "nn.MessagePassingNetwork",

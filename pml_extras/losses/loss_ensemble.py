@@ -1,0 +1,404 @@
+"""Several losses as one: a common scale, weights that may learn, heads of their own."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_metric_learning.reducers import DoNothingReducer
+from torch import Tensor, nn
+
+from pml_extras._checks import check_count, check_non_negative, check_positive, check_rows, refuse
+from pml_extras._pml import FullPrecisionLoss, LossDict, already_reduced_parts
+from pml_extras.functional.loss_ensemble import (
+    head_diversity,
+    scale_factors,
+    weighted_concatenation,
+)
+from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
+from pml_extras.weighting import LearnedSimplex, LossWeighting
+
+Modules = Mapping[str, nn.Module]
+DIVERSITY = "diversity_loss"
+
+
+class WeightedLossEnsemble(FullPrecisionLoss):
+    r"""Weighted sum of losses on one embedding, or on one head a loss.
+
+    .. math::
+        L = \sum_j w_j \hat\ell_j(x_j) + \lambda\, L_{div} + \text{extra}, \qquad
+        x_j = g_j(x)
+
+    with :math:`\hat\ell_j` on a common scale (:func:`pml_extras.functional.scale_factors`), weights
+    and an extra term from a strategy of :mod:`pml_extras.weighting`, and
+    :math:`L_{div}` = :func:`pml_extras.functional.head_diversity`. For pml's ``MultipleLosses``:
+    ``weighting=FixedWeights(...), scale=None``.
+
+    Args:
+        losses: name -> loss of pml or of this package, each with its own distance, reducer and
+            regularizers; or a list, whose losses are called loss_0, loss_1, ...; or a list of
+            (name, loss).
+        miners: name -> miner, for some or all losses; or a list with None for those without. A loss
+            with a miner of its own uses that one on its own head; others use the tuple that the
+            ensemble is called with.
+        heads: None, all losses see the embedding; name -> module, each sees what its module makes
+            of it; or a list of sizes, each sees as many columns, from left to right.
+        weighting: a strategy, ``LearnedSimplex()`` if None. It may have parameters.
+        scale: "cumulative", by the mean of all training batches so far; a momentum in (0, 1), by a
+            bias-corrected exponential mean with this share of the past; None, not scaled. Means
+            are taken after the batch is counted, in training mode only.
+        max_scale: cap >= 1 of the factor of a loss, None without: a loss that stays at 0 for n
+            batches enters with n times its share. A loss that is by its nature smaller than the
+            common mean by more than the cap then counts, and looks, smaller than the others.
+        diversity_weight: :math:`\lambda` >= 0.
+        diversity_margin: > 0, of :math:`L_{div}`.
+        **kwargs: ``reducer`` (of no effect on the values, which the losses reduce themselves; with
+            ``DoNothingReducer`` the weighted terms come as a dictionary), ``embedding_regularizer``
+            (on the embedding before heads), ``collect_stats``. No ``distance``: losses have theirs.
+
+    Attributes:
+        losses, miners, heads, weighting: what was given, as modules.
+        running_mean: buffer (m,), mean of each loss; ``num_batches``: buffer (m,), of how many.
+            A value that is not finite is not counted, and is returned.
+
+    Recorded statistics (``collect_stats=True``): ``value_<name>`` and ``weight_<name>`` of the last
+    batch.
+
+    The parameters of losses (proxies), heads and strategy are the ensemble's: pass
+    :meth:`param_groups` to the optimizer. Those of the strategy are to have no weight decay.
+
+    References go through the heads to every loss; one that takes none refuses them, and is named.
+
+    Which losses grow? That depends on the strategy: the default moves weight to the loss that has
+    fallen most against its own mean; see :mod:`pml_extras.weighting`.
+
+    Departures from the paper: the default strategy has the paper's set of weights and no penalty
+    (:class:`pml_extras.weighting.SquaredWeights` is the published one); losses at 0 have a scale;
+    the cap. On several processes pml's ``DistributedLossWrapper`` (``efficient=False``) gives each
+    process all rows, and so equal means; wrapped in ``DistributedDataParallel`` they are those of
+    the first process.
+
+    Source: Zabihzadeh, Alitbi, Mousavirad, "Ensemble of Loss Functions to Improve Generalizability
+    of Deep Metric Learning methods", Multimedia Tools and Applications 2023,
+    https://arxiv.org/abs/2107.01130, Eq. 8 and 11.
+
+    Raises:
+        ValueError: names that repeat, are reserved or do not match; a loss that returns no number,
+            or a negative one where losses are scaled; an argument out of its range; whatever a loss
+            refuses, with its name.
+    """
+
+    def __init__(
+        self,
+        losses: Modules | Sequence[nn.Module] | Sequence[tuple[str, nn.Module]],
+        miners: Modules | Sequence[nn.Module | None] | None = None,
+        heads: Modules | Sequence[int] | None = None,
+        weighting: LossWeighting | None = None,
+        scale: str | float | None = "cumulative",
+        max_scale: float | None = None,
+        diversity_weight: float = 0.0,
+        diversity_margin: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        members = _named(losses)
+        weighting = LearnedSimplex() if weighting is None else weighting
+        if not isinstance(weighting, LossWeighting):
+            came = type(weighting).__name__
+            raise refuse("weighting", "an object of a class of pml_extras.weighting", came)
+        if kwargs.get("distance") is not None:
+            came = type(kwargs["distance"]).__name__
+            raise refuse("distance", "None", came, "Give it to the losses.")
+        check_non_negative(diversity_weight=diversity_weight)
+        check_positive(diversity_margin=diversity_margin)
+        self._names = tuple(members)  # before pml's constructor, which asks for the sub-losses
+        self._extra_name = weighting.extra_name
+        self.diversity_weight = diversity_weight
+        self.diversity_margin = diversity_margin
+        super().__init__(**kwargs)
+        _check_names(self.sub_loss_names())
+        _check_scale(scale, max_scale)
+        weighting.bind(self._names)
+        self.losses = nn.ModuleDict(members)
+        self.miners = nn.ModuleDict(_miners(miners, self._names))
+        self.sizes, modules = _heads(heads, self._names)
+        self.heads = nn.ModuleDict(modules)
+        self.weighting = weighting
+        self.scale = scale
+        self.max_scale = max_scale
+        if diversity_weight > 0 and (heads is None or len(members) < 2):
+            expected = "0 without heads, and with a single loss"
+            raise refuse("diversity_weight", expected, diversity_weight)
+        self.running_mean: Tensor
+        self.num_batches: Tensor
+        self.register_buffer("running_mean", torch.zeros(len(members)))
+        self.register_buffer("num_batches", torch.zeros(len(members), dtype=torch.int64))
+        self.add_to_recordable_attributes(
+            list_of_names=["diversity_weight", "diversity_margin"], is_stat=False
+        )
+        self.add_to_recordable_attributes(
+            list_of_names=[f"{what}_{name}" for what in _STATISTICS for name in self._names],
+            is_stat=True,
+        )
+
+    def loss_weights(self) -> dict[str, float]:
+        """Name -> weight of the last batch, or as it is now; see the strategy."""
+        return dict(zip(self._names, self.weighting.weights().tolist(), strict=True))
+
+    def reset_scale(self) -> None:
+        """Forget the running means: for new data, or after a change of a loss."""
+        self.running_mean.zero_()
+        self.num_batches.zero_()
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(B, F) what the ensemble is called with, to the (B, E) vector to retrieve with.
+
+        With heads it is :func:`pml_extras.functional.weighted_concatenation` of theirs at the
+        weights as they are; without, ``features`` itself.
+        """
+        check_rows(features=features)
+        if not self.heads and self.sizes is None:
+            return features
+        with no_autocast(features):
+            rows = [at_least_float32(features)] * len(self._names)
+            outputs = self._outputs("features", rows)
+            return weighted_concatenation(outputs, self.weighting.weights())
+
+    def param_groups(
+        self, lr: float, weight_decay: float = 0.0, weighting_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Groups for the optimizer that also trains the trunk.
+
+        Args:
+            lr: > 0, the rate of the trunk. A loss with ``param_groups`` of its own says what it
+                makes of it; parameters of other losses and of heads get it as it is.
+            weight_decay: >= 0, for parameters that decay.
+            weighting_lr: > 0, of the strategy's parameters, which do not decay; None is ``lr``.
+        """
+        check_positive(lr=lr)
+        check_non_negative(weight_decay=weight_decay)
+        if weighting_lr is not None:
+            check_positive(weighting_lr=weighting_lr)
+        groups: list[dict[str, Any]] = []
+        for module in (*self.losses.values(), self.heads):
+            of_module = getattr(module, "param_groups", None)
+            if of_module is not None:
+                groups += of_module(lr, weight_decay)
+            else:
+                groups.append(
+                    {"params": list(module.parameters()), "lr": lr, "weight_decay": weight_decay}
+                )
+        learned = list(self.weighting.parameters())
+        groups.append({"params": learned, "lr": weighting_lr or lr, "weight_decay": 0.0})
+        return _without_repeats(groups)
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> LossDict:
+        if indices_tuple is not None and len(self.miners) == len(self.losses):
+            raise refuse("indices_tuple", "None where every loss has a miner of its own", "a tuple")
+        # A view a loss: a strategy then has the gradient of each loss from one backward pass.
+        views = [embeddings.view_as(embeddings) for _ in self._names]
+        outputs = self._outputs("embeddings", views)
+        references = (
+            None if ref_emb is embeddings else self._outputs("ref_emb", [ref_emb] * len(views))
+        )
+        values = []
+        for j, name in enumerate(self._names):
+            given = [outputs[j], labels]
+            others = [] if references is None else [references[j], ref_labels]
+            values.append(self._value(name, given, indices_tuple, others))
+        losses = torch.stack(values)  # (m,)
+        raw = losses.detach()
+        scaled = losses
+        if self.scale is not None:
+            scaled = losses * losses.new_tensor(self._factors(raw))
+        weighted = self.weighting(scaled, raw, views)
+        parts = dict(zip(self._names, weighted.terms.unbind(), strict=True))
+        if self._extra_name is not None:
+            parts[self._extra_name] = weighted.extra
+        if self.diversity_weight > 0:
+            diversity = head_diversity(outputs, margin=self.diversity_margin)
+            parts[DIVERSITY] = self.diversity_weight * diversity
+        if self.collect_stats:
+            for name, value, weight in zip(
+                self._names, raw.tolist(), self.weighting.weights().tolist(), strict=True
+            ):
+                setattr(self, f"value_{name}", value)
+                setattr(self, f"weight_{name}", weight)
+        return already_reduced_parts(parts)
+
+    def _sub_loss_names(self) -> list[str]:
+        names = [*self._names]
+        names += [] if self._extra_name is None else [self._extra_name]
+        return names + [DIVERSITY] * (self.diversity_weight > 0)
+
+    def _value(
+        self,
+        name: str,
+        given: list[Any],
+        indices_tuple: tuple[Tensor, ...] | None,
+        references: list[Any],
+    ) -> Tensor:
+        loss = self.losses[name]
+        try:
+            if name in self.miners:
+                indices_tuple = self.miners[name](*given, *references)
+            value = loss(*given, indices_tuple, *references)
+        except ValueError as error:
+            raise ValueError(f"losses[{name!r}], {type(loss).__name__}: {error}") from error
+        if not torch.is_tensor(value) or value.numel() != 1:
+            came = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
+            raise refuse(f"losses[{name!r}]", "a loss that returns one number", came)
+        return value.reshape(())
+
+    def _outputs(self, name: str, rows: list[Tensor]) -> list[Tensor]:
+        """What each loss sees of the rows that it is given."""
+        if self.sizes is not None:
+            if rows[0].shape[1] != sum(self.sizes):
+                expected = f"{sum(self.sizes)} columns, the sum of the sizes of heads"
+                raise refuse(name, expected, f"{rows[0].shape[1]} columns")
+            return [x.split(self.sizes, dim=1)[j] for j, x in enumerate(rows)]
+        if not self.heads:
+            return rows
+        return [_through(self.heads[head], x) for head, x in zip(self._names, rows, strict=True)]
+
+    def _factors(self, raw: Tensor) -> list[float]:
+        """Factor of each loss; in training mode this batch is counted first.
+
+        In plain numbers: of a handful of them, tensors would cost more than the losses' own work.
+        """
+        state = torch.cat([raw, self.running_mean.to(raw), self.num_batches.to(raw)]).tolist()
+        values, means, counts = (state[k * len(raw) : (k + 1) * len(raw)] for k in range(3))
+        for name, value in zip(self._names, values, strict=True):
+            if value < 0:
+                expected = "a value >= 0, whose mean is a scale"
+                raise refuse(f"losses[{name!r}]", expected, f"{value:.6g}", "Pass scale=None.")
+        if self.training:
+            for j, value in enumerate(values):
+                if math.isfinite(value):
+                    counts[j] += 1
+                    means[j] += self._share(counts[j]) * (value - means[j])
+            self.running_mean.copy_(torch.tensor(means, dtype=self.running_mean.dtype))
+            self.num_batches.copy_(torch.tensor(counts))
+        return scale_factors(means, max_scale=self.max_scale)
+
+    def _share(self, num: float) -> float:
+        """Of the last of ``num`` batches in their mean, whose shares sum to 1."""
+        if self.scale == "cumulative":
+            return 1 / num
+        momentum = float(self.scale)  # type: ignore[arg-type]
+        share: float = (1 - momentum) / (1 - momentum**num)
+        return share
+
+
+_STATISTICS = ("value", "weight")
+
+
+def _through(head: nn.Module, rows: Tensor) -> Tensor:
+    """Computed in the wider of the two types, as the losses are."""
+    held = next((p.dtype for p in head.parameters() if p.is_floating_point()), rows.dtype)
+    dtype = torch.promote_types(rows.dtype, held)
+    output: Tensor = call_in(dtype, head, rows.to(dtype))
+    return output
+
+
+def _named(losses: Any) -> dict[str, nn.Module]:
+    if isinstance(losses, nn.ModuleDict):
+        losses = dict(losses.items())
+    if isinstance(losses, Mapping):
+        pairs = list(losses.items())
+    elif isinstance(losses, (Sequence, nn.ModuleList)):
+        pairs = [
+            entry if isinstance(entry, tuple) else (f"loss_{k}", entry)
+            for k, entry in enumerate(losses)
+        ]
+    else:
+        raise refuse("losses", "a mapping or a list", type(losses).__name__)
+    if not pairs:
+        raise refuse("losses", "one at least", "none")
+    names = [name for name, _ in pairs]
+    for name, loss in pairs:
+        if not isinstance(loss, nn.Module):
+            raise refuse(f"losses[{name!r}]", "a loss, a torch module", type(loss).__name__)
+        if isinstance(getattr(loss, "reducer", None), DoNothingReducer):
+            way_out = "Leave its reducer out."
+            raise refuse(f"losses[{name!r}]", "a loss that reduces", "DoNothingReducer", way_out)
+        if names.count(name) > 1:
+            raise refuse("losses", "names that differ", f"{name!r} twice")
+    return dict(pairs)
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise refuse("losses", "names that are identifiers and no methods", repr(name))
+        if names.count(name) > 1:
+            raise refuse("losses", "names other than those of extra terms", repr(name))
+
+
+def _check_scale(scale: Any, max_scale: float | None) -> None:
+    expected = '"cumulative", a momentum in (0, 1), or None'
+    if isinstance(scale, str):
+        if scale != "cumulative":
+            raise refuse("scale", expected, repr(scale))
+    elif scale is not None and (
+        not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < 1
+    ):
+        raise refuse("scale", expected, repr(scale))
+    if max_scale is not None:
+        check_positive(max_scale=max_scale)
+        if max_scale < 1:
+            raise refuse("max_scale", "None or at least 1", max_scale)
+        if scale is None:
+            raise refuse("max_scale", "None with scale=None", max_scale)
+
+
+def _miners(miners: Any, names: tuple[str, ...]) -> dict[str, nn.Module]:
+    if miners is None:
+        return {}
+    if not isinstance(miners, (Mapping, nn.ModuleDict)):
+        if len(miners) != len(names):
+            raise refuse("miners", f"{len(names)}, one a loss or None", len(miners))
+        miners = dict(zip(names, miners, strict=True))
+    for name, miner in miners.items():
+        if name not in names:
+            raise refuse("miners", f"names among {list(names)}", repr(name))
+        if miner is not None and not isinstance(miner, nn.Module):
+            raise refuse(f"miners[{name!r}]", "a miner or None", type(miner).__name__)
+    return {name: miner for name, miner in miners.items() if miner is not None}
+
+
+def _heads(heads: Any, names: tuple[str, ...]) -> tuple[list[int] | None, dict[str, nn.Module]]:
+    """Sizes of slices, or modules."""
+    if heads is None:
+        return None, {}
+    if isinstance(heads, (Mapping, nn.ModuleDict)):
+        if set(heads) != set(names):
+            raise refuse("heads", f"the names of the losses, {list(names)}", list(heads))
+        for name in names:
+            if not isinstance(heads[name], nn.Module):
+                raise refuse(f"heads[{name!r}]", "a torch module", type(heads[name]).__name__)
+        return None, {name: heads[name] for name in names}
+    sizes = list(heads)
+    if len(sizes) != len(names):
+        raise refuse("heads", f"{len(names)} sizes, one a loss", len(sizes))
+    for size in sizes:
+        check_count(1, heads=size)
+    return [int(size) for size in sizes], {}
+
+
+def _without_repeats(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A parameter that two losses share belongs to the first; groups of none are left out."""
+    seen: set[int] = set()
+    kept = []
+    for group in groups:
+        params = [p for p in group["params"] if id(p) not in seen]
+        seen |= {id(p) for p in params}
+        if params:
+            kept.append({**group, "params": params})
+    return kept
