@@ -65,6 +65,6 @@ def _over_mean(rows: Tensor) -> Tensor:
     """
     rows = at_least_float32(rows)
     centre = rows.detach()[:1]
-    spread = (rows.detach() - centre).abs().sum(dim=1).max()
+    spread = (rows.detach() - centre).abs().max()
     squared = euclidean_distance((rows - centre) / torch.where(spread > 0, spread, 1.0)).square()
     return squared / torch.where(spread > 0, squared.mean(), 1.0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pml_extras._checks import check_finite, refuse
 
-_SILENT = torch.finfo(torch.float32).tiny  # means are kept in float32
+_SILENT = 1e-12  # of the common mean: no factor of a loss that counts overflows float32
 
 
 def scale_factors(means: Sequence[float], *, max_scale: float | None = None) -> list[float]:
@@ -23,7 +23,8 @@ def scale_factors(means: Sequence[float], *, max_scale: float | None = None) -> 
             its share in that batch.
 
     Returns:
-        m factors; 1 for a loss whose mean is 0, which has nothing to scale.
+        m factors; 1 for a loss whose mean is 0, or below 1e-12 of the common one: there is nothing
+        to scale.
 
     Source: Zabihzadeh, Alitbi, Mousavirad, "Ensemble of Loss Functions to Improve Generalizability
     of Deep Metric Learning methods", Multimedia Tools and Applications 2023,
@@ -33,7 +34,7 @@ def scale_factors(means: Sequence[float], *, max_scale: float | None = None) -> 
     [2.0, 0.5, 1.0, 0.6666666666666666]
     """
     common = sum(means) / len(means)
-    factors = [common / mean if mean > _SILENT else 1.0 for mean in means]
+    factors = [common / mean if mean > _SILENT * common else 1.0 for mean in means]
     return factors if max_scale is None else [min(max_scale, factor) for factor in factors]
 
 

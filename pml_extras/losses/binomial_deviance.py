@@ -5,7 +5,7 @@ from typing import Any
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_extras._checks import check_finite, check_positive, refuse
+from pml_extras._checks import check_finite, check_flag, check_positive
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
@@ -78,8 +78,7 @@ class BinomialDevianceLoss(FullPrecisionLoss):
         super().__init__(**kwargs)
         check_positive(scale_pos=scale_pos, scale_neg=scale_neg)
         check_finite(threshold=threshold)
-        if not isinstance(per_anchor, bool):
-            raise refuse("per_anchor", "True or False", repr(per_anchor))
+        check_flag(per_anchor=per_anchor)
         self.scale_pos = scale_pos
         self.scale_neg = scale_neg
         self.threshold = threshold

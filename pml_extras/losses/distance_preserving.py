@@ -5,7 +5,7 @@ from typing import Any
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
-from pml_extras._checks import check_rows, refuse
+from pml_extras._checks import check_flag, check_rows, refuse
 from pml_extras._pml import LossDict, already_reduced
 from pml_extras.functional.distance_preserving import distance_preserving
 from pml_extras.functional.precision import at_least_float32, no_autocast
@@ -45,8 +45,7 @@ class DistancePreservingLoss(BaseMetricLossFunction):
             came = type(kwargs["distance"]).__name__
             raise refuse("distance", "None", came, "It is the squared Euclidean one.")
         super().__init__(**kwargs)
-        if not isinstance(normalize_by_batch, bool):
-            raise refuse("normalize_by_batch", "True or False", repr(normalize_by_batch))
+        check_flag(normalize_by_batch=normalize_by_batch)
         self.normalize_by_batch = normalize_by_batch
 
     def forward(

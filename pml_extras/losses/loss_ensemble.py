@@ -8,7 +8,14 @@ import torch
 from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor, nn
 
-from pml_extras._checks import check_count, check_non_negative, check_positive, check_rows, refuse
+from pml_extras._checks import (
+    check_count,
+    check_finite,
+    check_non_negative,
+    check_positive,
+    check_rows,
+    refuse,
+)
 from pml_extras._pml import FullPrecisionLoss, LossDict, already_reduced_parts
 from pml_extras.functional.loss_ensemble import (
     head_diversity,
@@ -16,7 +23,8 @@ from pml_extras.functional.loss_ensemble import (
     weighted_concatenation,
 )
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
-from pml_extras.weighting import LearnedSimplex, LossWeighting
+from pml_extras.weighting import LearnedSimplex, LossWeighting, Weighted
+from pml_extras.weighting.base import ROUNDING
 
 Modules = Mapping[str, nn.Module]
 DIVERSITY = "diversity_loss"
@@ -41,12 +49,14 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         miners: name -> miner, for some or all losses; or a list with None for those without. A loss
             with a miner of its own uses that one on its own head; others use the tuple that the
             ensemble is called with.
-        heads: None, all losses see the embedding; name -> module, each sees what its module makes
-            of it; or a list of sizes, each sees as many columns, from left to right.
+        heads: None, all losses see the embedding; name -> module, or a list of modules, each loss
+            sees what its module makes of it; or a list of sizes, each sees as many columns, from
+            left to right.
         weighting: a strategy, ``LearnedSimplex()`` if None. It may have parameters.
         scale: "cumulative", by the mean of all training batches so far; a momentum in (0, 1), by a
             bias-corrected exponential mean with this share of the past; None, not scaled. Means
-            are taken after the batch is counted, in training mode only.
+            are taken after the batch is counted, in training mode only. Each batch waits for the
+            device once, to read the values.
         max_scale: cap >= 1 of the factor of a loss, None without: a loss that stays at 0 for n
             batches enters with n times its share. A loss that is by its nature smaller than the
             common mean by more than the cap then counts, and looks, smaller than the others.
@@ -58,8 +68,11 @@ class WeightedLossEnsemble(FullPrecisionLoss):
 
     Attributes:
         losses, miners, heads, weighting: what was given, as modules.
-        running_mean: buffer (m,), mean of each loss; ``num_batches``: buffer (m,), of how many.
-            A value that is not finite is not counted, and is returned.
+        running_mean: buffer (m,), mean of each loss, never of a half type; ``num_batches``: buffer
+            (m,), of how many. A value that is not finite is not counted, and is returned.
+
+    The state dict holds the names and is refused by an ensemble of others, or in another order.
+    It does not hold fixed weights, which are an argument.
 
     Recorded statistics (``collect_stats=True``): ``value_<name>`` and ``weight_<name>`` of the last
     batch.
@@ -75,8 +88,8 @@ class WeightedLossEnsemble(FullPrecisionLoss):
     Departures from the paper: the default strategy has the paper's set of weights and no penalty
     (:class:`pml_extras.weighting.SquaredWeights` is the published one); losses at 0 have a scale;
     the cap. On several processes pml's ``DistributedLossWrapper`` (``efficient=False``) gives each
-    process all rows, and so equal means; wrapped in ``DistributedDataParallel`` they are those of
-    the first process.
+    process all rows, and so equal means and weights. Otherwise each process counts its own rows;
+    ``DistributedDataParallel`` sets buffers to those of the first process before every batch.
 
     Source: Zabihzadeh, Alitbi, Mousavirad, "Ensemble of Loss Functions to Improve Generalizability
     of Deep Metric Learning methods", Multimedia Tools and Applications 2023,
@@ -92,7 +105,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         self,
         losses: Modules | Sequence[nn.Module] | Sequence[tuple[str, nn.Module]],
         miners: Modules | Sequence[nn.Module | None] | None = None,
-        heads: Modules | Sequence[int] | None = None,
+        heads: Modules | Sequence[nn.Module] | Sequence[int] | None = None,
         weighting: LossWeighting | None = None,
         scale: str | float | None = "cumulative",
         max_scale: float | None = None,
@@ -117,7 +130,6 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         super().__init__(**kwargs)
         _check_names(self.sub_loss_names())
         _check_scale(scale, max_scale)
-        weighting.bind(self._names)
         self.losses = nn.ModuleDict(members)
         self.miners = nn.ModuleDict(_miners(miners, self._names))
         self.sizes, modules = _heads(heads, self._names)
@@ -128,6 +140,9 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         if diversity_weight > 0 and (heads is None or len(members) < 2):
             expected = "0 without heads, and with a single loss"
             raise refuse("diversity_weight", expected, diversity_weight)
+        if diversity_weight > 0 and self.sizes is not None and len(set(self.sizes)) > 1:
+            raise refuse("heads", "one size for all, to measure diversity", self.sizes)
+        weighting.bind(self._names)
         self.running_mean: Tensor
         self.num_batches: Tensor
         self.register_buffer("running_mean", torch.zeros(len(members)))
@@ -181,7 +196,9 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         groups: list[dict[str, Any]] = []
         for module in (*self.losses.values(), self.heads):
             of_module = getattr(module, "param_groups", None)
-            if of_module is not None:
+            if isinstance(module, WeightedLossEnsemble):
+                groups += module.param_groups(lr, weight_decay, weighting_lr)
+            elif callable(of_module):
                 groups += of_module(lr, weight_decay)
             else:
                 groups.append(
@@ -201,8 +218,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
     ) -> LossDict:
         if indices_tuple is not None and len(self.miners) == len(self.losses):
             raise refuse("indices_tuple", "None where every loss has a miner of its own", "a tuple")
-        # A view a loss: a strategy then has the gradient of each loss from one backward pass.
-        views = [embeddings.view_as(embeddings) for _ in self._names]
+        views = [self._view(embeddings) for _ in self._names]
         outputs = self._outputs("embeddings", views)
         references = (
             None if ref_emb is embeddings else self._outputs("ref_emb", [ref_emb] * len(views))
@@ -218,6 +234,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         if self.scale is not None:
             scaled = losses * losses.new_tensor(self._factors(raw))
         weighted = self.weighting(scaled, raw, views)
+        self._check_weighted(weighted)
         parts = dict(zip(self._names, weighted.terms.unbind(), strict=True))
         if self._extra_name is not None:
             parts[self._extra_name] = weighted.extra
@@ -231,6 +248,18 @@ class WeightedLossEnsemble(FullPrecisionLoss):
                 setattr(self, f"value_{name}", value)
                 setattr(self, f"weight_{name}", weight)
         return already_reduced_parts(parts)
+
+    def get_extra_state(self) -> list[str]:
+        return list(self._names)
+
+    def set_extra_state(self, state: list[str]) -> None:
+        if state != list(self._names):
+            raise refuse("state_dict", f"that of losses {list(self._names)}, in this order", state)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "WeightedLossEnsemble":
+        super()._apply(fn, recurse)
+        self.running_mean = at_least_float32(self.running_mean)
+        return self
 
     def _sub_loss_names(self) -> list[str]:
         names = [*self._names]
@@ -248,13 +277,28 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         try:
             if name in self.miners:
                 indices_tuple = self.miners[name](*given, *references)
-            value = loss(*given, indices_tuple, *references)
-        except ValueError as error:
+            value = _through(loss, *given, indices_tuple, *references)
+        except (ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"losses[{name!r}], {type(loss).__name__}: {error}") from error
         if not torch.is_tensor(value) or value.numel() != 1:
             came = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
             raise refuse(f"losses[{name!r}]", "a loss that returns one number", came)
         return value.reshape(())
+
+    def _view(self, embeddings: Tensor) -> Tensor:
+        """Of its own for each loss, so that one backward pass has the gradient of each.
+
+        In training it has a gradient also where the trunk is frozen and heads alone learn.
+        """
+        if self.training and torch.is_grad_enabled() and not embeddings.requires_grad:
+            return embeddings.detach().requires_grad_()
+        return embeddings.view_as(embeddings)
+
+    def _check_weighted(self, weighted: Any) -> None:
+        fits = isinstance(weighted, Weighted) and weighted.terms.shape == (len(self._names),)
+        if not fits or (weighted.extra is None) != (self._extra_name is None):
+            expected = f"Weighted terms ({len(self._names)},), and an extra term if it names one"
+            raise refuse("weighting", expected, f"{type(weighted).__name__} {weighted}")
 
     def _outputs(self, name: str, rows: list[Tensor]) -> list[Tensor]:
         """What each loss sees of the rows that it is given."""
@@ -275,14 +319,14 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         state = torch.cat([raw, self.running_mean.to(raw), self.num_batches.to(raw)]).tolist()
         values, means, counts = (state[k * len(raw) : (k + 1) * len(raw)] for k in range(3))
         for name, value in zip(self._names, values, strict=True):
-            if value < 0:
+            if value < -ROUNDING:
                 expected = "a value >= 0, whose mean is a scale"
                 raise refuse(f"losses[{name!r}]", expected, f"{value:.6g}", "Pass scale=None.")
         if self.training:
             for j, value in enumerate(values):
                 if math.isfinite(value):
                     counts[j] += 1
-                    means[j] += self._share(counts[j]) * (value - means[j])
+                    means[j] += self._share(counts[j]) * (max(value, 0.0) - means[j])
             self.running_mean.copy_(torch.tensor(means, dtype=self.running_mean.dtype))
             self.num_batches.copy_(torch.tensor(counts))
         return scale_factors(means, max_scale=self.max_scale)
@@ -299,11 +343,15 @@ class WeightedLossEnsemble(FullPrecisionLoss):
 _STATISTICS = ("value", "weight")
 
 
-def _through(head: nn.Module, rows: Tensor) -> Tensor:
-    """Computed in the wider of the two types, as the losses are."""
-    held = next((p.dtype for p in head.parameters() if p.is_floating_point()), rows.dtype)
+def _through(module: nn.Module, rows: Tensor, *others: Any) -> Tensor:
+    """Head or loss, computed in the wider type of rows and parameters, which keep theirs: losses of
+    pml cast theirs in place."""
+    held = next((p.dtype for p in module.parameters() if p.is_floating_point()), rows.dtype)
     dtype = torch.promote_types(rows.dtype, held)
-    output: Tensor = call_in(dtype, head, rows.to(dtype))
+    cast = [
+        x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in (rows, *others)
+    ]
+    output: Tensor = call_in(dtype, module, *cast)
     return output
 
 
@@ -314,7 +362,7 @@ def _named(losses: Any) -> dict[str, nn.Module]:
         pairs = list(losses.items())
     elif isinstance(losses, (Sequence, nn.ModuleList)):
         pairs = [
-            entry if isinstance(entry, tuple) else (f"loss_{k}", entry)
+            entry if isinstance(entry, tuple) and len(entry) == 2 else (f"loss_{k}", entry)
             for k, entry in enumerate(losses)
         ]
     else:
@@ -335,8 +383,9 @@ def _named(losses: Any) -> dict[str, nn.Module]:
 
 def _check_names(names: list[str]) -> None:
     for name in names:
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise refuse("losses", "names that are identifiers and no methods", repr(name))
+        if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+            expected = "names that are identifiers and no attributes of a module"
+            raise refuse("losses", expected, repr(name))
         if names.count(name) > 1:
             raise refuse("losses", "names other than those of extra terms", repr(name))
 
@@ -351,7 +400,7 @@ def _check_scale(scale: Any, max_scale: float | None) -> None:
     ):
         raise refuse("scale", expected, repr(scale))
     if max_scale is not None:
-        check_positive(max_scale=max_scale)
+        check_finite(max_scale=max_scale)
         if max_scale < 1:
             raise refuse("max_scale", "None or at least 1", max_scale)
         if scale is None:
@@ -362,6 +411,8 @@ def _miners(miners: Any, names: tuple[str, ...]) -> dict[str, nn.Module]:
     if miners is None:
         return {}
     if not isinstance(miners, (Mapping, nn.ModuleDict)):
+        if not isinstance(miners, Sequence):
+            raise refuse("miners", "a mapping by name or a list", type(miners).__name__)
         if len(miners) != len(names):
             raise refuse("miners", f"{len(names)}, one a loss or None", len(miners))
         miners = dict(zip(names, miners, strict=True))
@@ -377,6 +428,14 @@ def _heads(heads: Any, names: tuple[str, ...]) -> tuple[list[int] | None, dict[s
     """Sizes of slices, or modules."""
     if heads is None:
         return None, {}
+    if not isinstance(heads, (Mapping, nn.ModuleDict, Sequence, nn.ModuleList)):
+        raise refuse("heads", "a mapping by name, or a list", type(heads).__name__)
+    if not isinstance(heads, (Mapping, nn.ModuleDict)) and any(
+        isinstance(head, nn.Module) for head in heads
+    ):
+        if len(heads) != len(names):
+            raise refuse("heads", f"{len(names)} modules, one a loss", len(heads))
+        heads = dict(zip(names, heads, strict=True))
     if isinstance(heads, (Mapping, nn.ModuleDict)):
         if set(heads) != set(names):
             raise refuse("heads", f"the names of the losses, {list(names)}", list(heads))

@@ -10,6 +10,7 @@ from pml_extras._checks import refuse
 from pml_extras.functional.precision import at_least_float32
 
 T = TypeVar("T")
+ROUNDING = 1e-6  # a loss that is 0 may come out below it, as pml's FastAPLoss does
 
 
 class Weighted(NamedTuple):
@@ -100,7 +101,7 @@ class LossWeighting(nn.Module):
     def _refuse_negative(self, losses: Tensor) -> None:
         """Name a loss below 0 to a strategy that has no meaning for it."""
         for name, value in zip(self.names, losses.tolist(), strict=True):
-            if value < 0:
+            if value < -ROUNDING:
                 expected = f"values >= 0, as {type(self).__name__} needs"
                 raise refuse("losses", expected, f"{value} from {name!r}")
 
@@ -108,7 +109,8 @@ class LossWeighting(nn.Module):
 def gradients(losses: Tensor, shared: Tensor | Sequence[Tensor] | None) -> Tensor | None:
     """(m, n) gradient of each loss at the shared tensor, in at least float32; None without one.
 
-    The graph is kept and no ``.grad`` is touched.
+    The graph is kept and no ``.grad`` is touched. Checkpointed modules between ``shared`` and the
+    losses need ``use_reentrant=False``, since torch refuses the other kind here.
 
     Given one tensor, it is m backward passes, and since the losses are stacked each goes through
     all of them. Given m views of it (``x.view_as(x)``), loss j computed from view j alone, one pass

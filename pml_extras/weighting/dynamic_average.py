@@ -67,7 +67,7 @@ class DynamicWeightAverage(LossWeighting):
         Raises:
             ValueError: no batch was weighed in training mode since the last call.
         """
-        if not self.names or self.num_batches == 0:
+        if not self.names or (self.num_batches == 0).all():
             raise refuse("step_epoch", "a batch in training mode since the last call", "none")
         last, before = self.epoch_mean, self.previous_mean
         largest = torch.finfo(last.dtype).max  # over a tiny mean the ratio may overflow
@@ -79,12 +79,14 @@ class DynamicWeightAverage(LossWeighting):
 
     @torch.no_grad()
     def _accumulate(self, raw: Tensor) -> None:
-        self.num_batches += 1
-        step = (raw.to(self.epoch_mean.dtype) - self.epoch_mean) / self.num_batches
-        self.epoch_mean += step
+        counts = raw.isfinite()
+        self.num_batches += counts
+        value = raw.to(self.epoch_mean.dtype)
+        step = (value - self.epoch_mean) / self.num_batches.clamp(min=1)
+        self.epoch_mean += torch.where(counts, step, 0.0)
 
     def _build(self, num_losses: int) -> None:
         self.register_buffer("epoch_mean", torch.zeros(num_losses, dtype=torch.float32))
-        self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("num_batches", torch.zeros(num_losses, dtype=torch.int64))
         self.register_buffer("previous_mean", torch.zeros(num_losses, dtype=torch.float32))
         self.register_buffer("current", torch.ones(num_losses, dtype=torch.float32))

@@ -85,13 +85,15 @@ class GradNorm(LossWeighting):
     @torch.no_grad()
     def _remember(self, raw: Tensor) -> None:
         first = self.first_losses
-        first.copy_(torch.where(first == 0, raw.to(first.dtype), first))
+        value = raw.to(first.dtype)
+        new = (first == 0) & value.isfinite() & (value > 0)
+        first.copy_(torch.where(new, value, first))
 
     def _imbalance(self, norms: Tensor, raw: Tensor) -> Tensor:
         """() L_grad of the weighted norms (m,)."""
         first = self.first_losses.to(raw.dtype)
         largest = torch.finfo(raw.dtype).max / len(raw)  # over a tiny start the ratio may overflow
-        progress = torch.where(first == 0, 1.0, (raw / first).clamp(max=largest))  # (m,)
+        progress = torch.where(first == 0, 1.0, (raw.clamp(min=0) / first).clamp(max=largest))
         mean = progress.mean()
         rate = torch.where(mean == 0, 1.0, progress / mean)  # (m,)
         target = norms.detach().mean() * rate**self.restoring_force  # (m,)

@@ -14,8 +14,21 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import nn
 
+from pml_extras.functional.loss_weighting import minimum_norm_weights
 from pml_extras.losses import LiftedStructureLoss, PotentialFieldLoss, WeightedLossEnsemble
-from pml_extras.weighting import FixedWeights, LearnedSimplex, LossWeighting, SquaredWeights
+from pml_extras.weighting import (
+    DynamicWeightAverage,
+    FixedWeights,
+    GradNorm,
+    HomoscedasticUncertainty,
+    LearnedSimplex,
+    LossWeighting,
+    MultipleGradientDescent,
+    NonNegativeUncertainty,
+    RandomWeights,
+    SquaredWeights,
+    Weighted,
+)
 from tests.conformance.entry import EMBEDDING_SIZE, NUM_CLASSES
 from tests.conformance.pml_catalogue import CATALOGUE
 
@@ -131,7 +144,7 @@ def test_scaled_terms_agree_with_the_equation(batches, scale, cap):
             means.append(sum(s * v for s, v in zip(shares, column[:n], strict=True)))
         common = sum(means) / len(means)
         for j, mean in enumerate(means):
-            factor = common / mean if mean > 2.0**-126 else 1.0  # of float32
+            factor = common / mean if mean > 1e-12 * common else 1.0
             factor = factor if cap is None else min(cap, factor)
             expected = weights[j] * factor * columns[j][n - 1]
             term = found[f"loss_{j}"]["losses"].item()
@@ -208,6 +221,28 @@ def test_a_loss_that_wakes_up_late_is_finite_and_can_be_capped():
                 assert terms["loss_1"] == 0
         expected = 5 * (1.0 + 0.002) / 2 if cap is None else cap * 0.01
         assert terms["loss_1"].item() == pytest.approx(expected)
+
+
+def test_a_loss_that_falls_silent_for_good_stays_finite():
+    ensemble = told((100.0,), (1.0, *[0.0] * 1500), scale=0.5)
+    x, labels = batch_of(2, dtype=torch.float32)
+    ensemble.float()
+    for _ in range(1500):
+        assert ensemble(x, labels).isfinite()
+    assert ensemble.running_mean[1] < 1e-30
+
+
+def test_rounding_below_zero_is_zero():
+    ensemble = told((1.0,), (-5e-7,))
+    assert ensemble(*batch_of()).item() == pytest.approx(0.25, rel=1e-5)
+    assert ensemble.running_mean.tolist() == [1.0, 0.0]
+
+
+def test_a_silent_loss_has_the_factor_one():
+    ensemble = told((2.0,), (0.0, 3.0), weighting=FixedWeights([1.0, 1.0]))
+    x, labels = batch_of()
+    ensemble(x, labels)
+    assert ensemble.eval()(x, labels).item() == pytest.approx(2.0 * 0.5 + 3.0)
 
 
 def test_a_value_that_is_not_finite_is_returned_and_not_counted():
@@ -598,8 +633,14 @@ MISUSE = [
         ),
         "losses: expected names other than those of extra terms; got 'diversity_loss'",
     ),
-    (lambda: WeightedLossEnsemble({"keys": TRIPLET()}), "identifiers and no methods; got 'keys'"),
-    (lambda: WeightedLossEnsemble({"a.b": TRIPLET()}), "identifiers and no methods; got 'a.b'"),
+    (
+        lambda: WeightedLossEnsemble({"keys": TRIPLET()}),
+        "identifiers and no attributes of a module; got 'keys'",
+    ),
+    (
+        lambda: WeightedLossEnsemble({"a.b": TRIPLET()}),
+        "identifiers and no attributes of a module; got 'a.b'",
+    ),
     (lambda: WeightedLossEnsemble([]), "losses: expected one at least; got none"),
     (lambda: WeightedLossEnsemble(TRIPLET()), "losses: expected a mapping or a list; got Triplet"),
     (
@@ -683,12 +724,192 @@ def test_misuse_is_refused_in_a_call():
         WeightedLossEnsemble([TRIPLET()], weighting=weighting)
 
 
-def test_a_strategy_of_one_s_own():
-    class LargestAlone(LossWeighting):
+KINDS = ("shared", "slices", "modules")
+
+
+def heads_of_kind(kind, names):
+    torch.manual_seed(6)
+    return {
+        "shared": None,
+        "slices": [2, 2, 2],
+        "modules": {name: nn.Linear(SIZE, 4) for name in names},
+    }[kind]
+
+
+def pulling():
+    return {
+        "pairs": losses.ContrastiveLoss(),
+        "triplets": losses.TripletMarginLoss(),
+        "lifted": LiftedStructureLoss(),
+    }
+
+
+def separate_gradients(kind, x, labels):
+    """(m, n) gradient of each loss at the embeddings, each from a graph of its own."""
+    rows, values = [], []
+    heads = heads_of_kind(kind, pulling())
+    for j, (name, loss) in enumerate(pulling().items()):
+        leaf = x.detach().clone().requires_grad_()
+        seen = leaf
+        if kind == "slices":
+            seen = leaf[:, 2 * j : 2 * j + 2]
+        elif kind == "modules":
+            seen = heads[name].double()(leaf)
+        value = loss(seen, labels)
+        rows.append(torch.autograd.grad(value, leaf)[0].flatten())
+        values.append(value.item())
+    return torch.stack(rows), values
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_based_strategies_see_the_gradient_of_each_loss(kind, requires_grad):
+    x, labels = batch_of()
+    rows, _ = separate_gradients(kind, x, labels)
+    x.requires_grad_(requires_grad)
+    heads = heads_of_kind(kind, pulling())
+    ensemble = WeightedLossEnsemble(
+        pulling(), heads=heads, weighting=MultipleGradientDescent(), scale=None
+    ).double()
+    ensemble(x, labels).backward()
+    expected = minimum_norm_weights(rows @ rows.T)
+    assert (expected - 1 / 3).abs().max() > 0.05
+    found = torch.tensor(list(ensemble.loss_weights().values())).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    if requires_grad:
+        total = (expected[:, None] * rows).sum(dim=0).view_as(x)
+        torch.testing.assert_close(x.grad, total, rtol=1e-5, atol=1e-6)
+    balance = WeightedLossEnsemble(
+        pulling(),
+        heads=heads_of_kind(kind, pulling()),
+        weighting=GradNorm(restoring_force=0.0),
+        scale=None,
+        reducer=reducers.DoNothingReducer(),
+    ).double()
+    extra = balance(x, labels)["gradnorm_loss"]["losses"].item()
+    norms = rows.norm(dim=1)
+    assert extra == pytest.approx((norms - norms.mean()).abs().sum().item(), rel=1e-9)
+
+
+def test_strategies_of_history_see_raw_values_and_others_scaled_ones():
+    x, labels = batch_of()
+    ensemble = told((8.0, 8.0, 2.0), (1.0, 1.0, 1.0), weighting=DynamicWeightAverage())
+    for _ in range(2):
+        ensemble(x, labels)
+        ensemble.weighting.step_epoch()
+    ensemble(x, labels)
+    ensemble.weighting.step_epoch()  # raw means 2 and 8 against 1 and 1
+    ratio = torch.tensor([0.25, 1.0], dtype=torch.float64) / 2
+    expected = 2 * ratio.softmax(dim=0)
+    assert list(ensemble.loss_weights().values()) == pytest.approx(expected.tolist())
+    scaled = told((8.0,), (1.0,), weighting=HomoscedasticUncertainty(initial=0.0))
+    assert scaled(x, labels).item() == pytest.approx(0.5 * 4.5 * 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        LearnedSimplex,
+        SquaredWeights,
+        HomoscedasticUncertainty,
+        NonNegativeUncertainty,
+        GradNorm,
+        DynamicWeightAverage,
+        RandomWeights,
+        MultipleGradientDescent,
+    ],
+)
+def test_values_that_are_not_finite_spoil_no_strategy(make):
+    x, labels = batch_of()
+    x.requires_grad_()
+    bad = (math.nan, 1.0, math.inf, 1.0)
+    ensemble = told(bad, (2.0,), (3.0,), weighting=make())
+    for _ in range(4):
+        last = ensemble(x, labels)
+        if make is DynamicWeightAverage:
+            ensemble.weighting.step_epoch()
+    assert last.isfinite()
+    assert ensemble.eval()(x, labels).isfinite()
+    assert all(math.isfinite(w) for w in ensemble.loss_weights().values())
+
+
+def test_mgda_trains_on_where_a_miner_finds_nothing():
+    x, labels = batch_of()
+    x.requires_grad_()
+    members = {"a": losses.ContrastiveLoss(), "silent": Given(0.0), "b": LiftedStructureLoss()}
+    ensemble = WeightedLossEnsemble(members, weighting=MultipleGradientDescent())
+    ensemble(x, labels).backward()
+    assert ensemble.loss_weights()["silent"] == 0.0
+    assert x.grad.abs().max() > 0
+
+
+def test_a_state_of_other_names_or_of_another_order_is_refused():
+    state = told((1.0,), (2.0,)).state_dict()
+    swapped = WeightedLossEnsemble({"loss_1": Given(1.0), "loss_0": Given(2.0)})
+    with pytest.raises(
+        ValueError, match=r"state_dict: expected that of losses \['loss_1', 'loss_0'"
+    ):
+        swapped.load_state_dict(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_ensemble_keeps_means_in_float32_and_members_in_half(dtype):
+    ensemble = WeightedLossEnsemble([losses.ProxyAnchorLoss(3, SIZE), Given(1e5)]).to(dtype)
+    x, labels = batch_of(dtype=dtype)
+    for _ in range(3):
+        assert ensemble(x, labels).isfinite()
+    assert ensemble.running_mean.dtype == torch.float32
+    assert ensemble.losses["loss_0"].proxies.dtype == dtype
+
+
+def test_nested_ensembles():
+    inner = WeightedLossEnsemble(pulling())
+    outer = WeightedLossEnsemble({"inner": inner, "proxies": losses.ProxyAnchorLoss(3, SIZE)})
+    assert outer(*batch_of()).isfinite()
+    groups = outer.param_groups(lr=0.1, weighting_lr=0.001)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for ensemble in (inner, outer):
+        assert rates[id(next(ensemble.weighting.parameters()))] == 0.001
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_embed_takes_half_rows_and_no_autocast(half):
+    ensemble = told((1.0,), (1.0,), heads=heads_of(["loss_0", "loss_1"])).float()
+    x, _ = batch_of(dtype=half)
+    expected = ensemble.embed(x.float())
+    with torch.autocast("cpu", half):
+        found = ensemble.embed(x)
+    assert torch.equal(found, expected)
+
+
+def test_a_failed_construction_leaves_the_strategy_free():
+    weighting = LearnedSimplex()
+    with pytest.raises(ValueError, match="miners: expected 1, one a loss"):
+        WeightedLossEnsemble([TRIPLET()], miners=[None, None], weighting=weighting)
+    WeightedLossEnsemble([TRIPLET()], weighting=weighting)
+
+
+def test_a_strategy_that_returns_something_else_is_refused():
+    class Wrong(LossWeighting):
+        extra_name = "extra"
+
         def forward(self, losses, raw, shared):
-            self.shared = shared
-            return super().forward(losses, raw, shared)
+            return Weighted(losses)
+
+    with pytest.raises(ValueError, match="weighting: expected Weighted terms"):
+        told((1.0,), weighting=Wrong())(*batch_of())
+
+
+def test_a_strategy_of_one_s_own():
+    class Worst(LossWeighting):
+        def forward(self, losses, raw, shared):
+            self.last = (raw == raw.max()).to(losses)
+            return Weighted(self.last * losses)
+
+        def weights(self):
+            return self.last
 
     x, labels = batch_of()
-    with pytest.raises(NotImplementedError):
-        told((1.0,), weighting=LargestAlone())(x, labels)
+    ensemble = told((1.0,), (5.0,), weighting=Worst(), scale=None)
+    assert ensemble(x, labels).item() == 5.0
+    assert ensemble.loss_weights() == {"loss_0": 0.0, "loss_1": 1.0}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor, nn
 
 from pml_extras.testing.registry import promise
 from pml_extras.testing.report import Outcome
@@ -32,12 +33,12 @@ def parameter_dtype(subject: Subject) -> Iterator[Outcome]:
     name, batch = subject.usual
     for dtype in HALF:
         loss = subject.fresh()
-        before = {key: x.dtype for key, x in loss.state_dict(keep_vars=True).items()}
+        before = _dtypes(loss)
         if not before:
             yield not_applicable("the loss has neither parameters nor buffers")
             return
         run = subject.run(batch.to(dtype), loss)
-        after = {key: x.dtype for key, x in loss.state_dict(keep_vars=True).items()}
+        after = _dtypes(loss)
         cast = [f"{key} {in_short(after[key])}" for key in before if after[key] is not before[key]]
         case = f"{name}, {in_short(dtype)}"
         expected = ", ".join(f"{key} {in_short(kind)}" for key, kind in before.items())
@@ -45,3 +46,9 @@ def parameter_dtype(subject: Subject) -> Iterator[Outcome]:
             yield broken(case, run.batch, expected, ", ".join(cast))
         else:
             yield kept(case, run.batch, expected)
+
+
+def _dtypes(loss: nn.Module) -> dict[str, torch.dtype]:
+    """Of what the state dict holds, except extra state that is no tensor."""
+    held = loss.state_dict(keep_vars=True).items()
+    return {key: x.dtype for key, x in held if isinstance(x, Tensor)}
