@@ -91,7 +91,12 @@ TABLES = {
             "untrained",
         ),
         seeds=(0, 1, 2, 3, 4),
-        said=(("ibc", "ibc_auxiliary"), ("ibc", "ibc_no_attention")),
+        said=(
+            ("ibc", "ibc_auxiliary"),
+            ("ibc", "ibc_no_attention"),
+            ("ibc", "ibc_network_only"),
+            ("ibc", "contrastive"),
+        ),
     ),
     "omniglot_ensemble": ENSEMBLES,
     "flowers": ENSEMBLES,

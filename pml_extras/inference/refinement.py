@@ -24,6 +24,9 @@ def refine_with_neighbours(
 ) -> Tensor:
     r"""Each row as the network sees it among its k-reciprocal neighbours.
 
+    An option of the released code, not the main protocol, which compares the rows themselves. On
+    classes that were not trained on it can make retrieval worse: compare first.
+
     .. math::
         z_i = \frac{h_i}{\lVert h_i \rVert_2}, \qquad
         h_i = f(x_i, x_{b_1}, \dots, x_{b_{B - 1}})_0
@@ -65,6 +68,8 @@ def refine_with_neighbours(
     """
     if not isinstance(network, torch.nn.Module):
         raise refuse("network", "a torch.nn.Module", type(network).__name__)
+    if isinstance(getattr(network, "network", None), torch.nn.Module):
+        raise refuse("network", "a network", type(network).__name__, "Pass its `network`.")
     check_count(1, chunk_size=chunk_size)
     batches = reciprocal_batches(
         embeddings, batch_size=batch_size, k1=k1, k2=k2, references=references, knn_func=knn_func

@@ -1,5 +1,6 @@
 """Batches of m images a class, and every image in every epoch."""
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +38,10 @@ class EpochMPerClassSampler(Sampler[int]):
     trainers read it once, when training starts, unless given ``iterations_per_epoch``. Each
     ``iter`` is a new epoch, also where the last one was abandoned; but the first one after
     :meth:`load_state_dict` goes on in the middle. The state counts indices handed out, and workers
-    of a DataLoader fetch ahead of what was trained on: save it with ``num_workers=0``, or through
-    torchdata's ``StatefulDataLoader``, which finds the two methods.
+    of a DataLoader fetch ahead of what was trained on: save it with ``num_workers=0`` (in pml's
+    trainers ``dataloader_num_workers=0``, which is 2 by default), or through torchdata's
+    ``StatefulDataLoader``, which finds the two methods. A new DataLoader draws from the global
+    generator of torch: for the same masks of dropout after a break, give it a ``generator``.
 
     Raises:
         ValueError: labels that are empty or no integers; m that does not divide ``batch_size``, or
@@ -100,22 +103,36 @@ class EpochMPerClassSampler(Sampler[int]):
         self._place = _Place(int(epoch), 0)
 
     def state_dict(self) -> dict[str, int]:
-        """Plain integers: the next index is number ``position``, from 0, of ``epoch``."""
-        return {"seed": self.seed, "epoch": self._place.epoch, "position": self._place.position}
+        """Plain integers: the next index is number ``position``, from 0, of ``epoch``.
+
+        ``setting`` is a checksum of the sizes of classes, of B and of what m is drawn from.
+        """
+        return {
+            "seed": self.seed,
+            "epoch": self._place.epoch,
+            "position": self._place.position,
+            "setting": self._setting(),
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Let the next ``iter`` go on from ``state``, seed included; ValueError if it cannot."""
-        keys = ["seed", "epoch", "position"]
+        keys = ["seed", "epoch", "position", "setting"]
         if not isinstance(state, Mapping) or set(state) != set(keys):
             raise refuse("state", f"a mapping with the keys {keys}", repr(state))
         check_count(0, **state)
-        seed, epoch, position = (int(state[key]) for key in keys)
+        seed, epoch, position, setting = (int(state[key]) for key in keys)
+        if setting != self._setting():
+            way_out = "Construct the sampler with labels, batch_size and m as they were."
+            raise refuse("setting", f"{self._setting()}, that of this sampler", setting, way_out)
         length = self._length(self._begin(seed, epoch)[1])
         if position > length:
             way_out = "Construct the sampler with labels, batch_size and m as they were."
             raise refuse("position", f"at most {length}, the end of its epoch", position, way_out)
         self.seed = seed
         self._place = _Place(epoch, position) if position < length else _Place(epoch + 1, 0)
+
+    def _setting(self) -> int:
+        return zlib.crc32(repr((self._sizes.tolist(), self.batch_size, self._choices)).encode())
 
     def _begin(self, seed: int, epoch: int) -> tuple[np.random.Generator, int]:
         rng = np.random.default_rng((seed, int(epoch)))  # its first number chooses m

@@ -84,6 +84,9 @@ def test_the_network_adds_to_the_auxiliary_classifier_and_does_better_alone(
         alone = intra_batch["ibc_network_only"].minus(intra_batch["ibc"], metric)
         assert min(added) > 0
         assert min(alone) > 0
+        for recipe, method in intra_batch.items():
+            if recipe != "contrastive":
+                assert min(intra_batch["contrastive"].minus(method, metric)) > 0, recipe
 
 
 def test_no_difference_that_messages_make_is_shown(intra_batch: dict[str, Method]) -> None:
