@@ -94,8 +94,8 @@ class MessagePassingNetwork(nn.Module):
         dropout: in [0, 1), in training mode.
         attention_dropout: in [0, 1), of attention weights; None is ``dropout``. Set it to 0 for
             large batches on a CPU: torch's kernel with dropout holds all H B^2 weights. At 4,096
-            rows, 512 dimensions and 8 heads forward and backward of a step take 2.2 GB with it and
-            0.2 GB without, where memory grows with B alone (benchmarks/README.md, Cost).
+            rows, 512 dimensions and 8 heads forward and backward of a step take 2.3 GB with it and
+            0.26 GB without, where memory grows with B alone (benchmarks/README.md, Cost).
         add_zero_attn: False is the softmax of the paper; True adds the null neighbour of the
             authors' released code, so that weights sum to less than 1.
         concat_layers: return the nodes after all L steps side by side, (B, L D), as one of the

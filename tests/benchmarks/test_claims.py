@@ -107,8 +107,8 @@ def test_memory_of_attention_grows_with_the_rows_unless_weights_are_held() -> No
         for side in ("explicit", "dropout"):
             assert peaks[side, 2 * rows] / peaks[side, rows] > 2.7
     # What the docstring of MessagePassingNetwork says of 4,096 rows, in units of 10^9 bytes.
-    assert peaks["dropout", 4096] * 2**20 / 1e9 == pytest.approx(2.2, abs=0.2)
-    assert peaks["fused", 4096] * 2**20 / 1e9 == pytest.approx(0.2, abs=0.05)
+    assert peaks["dropout", 4096] * 2**20 / 1e9 == pytest.approx(2.3, abs=0.1)
+    assert peaks["fused", 4096] * 2**20 / 1e9 == pytest.approx(0.26, abs=0.05)
 
 
 def test_our_lifted_structure_loss_trains_as_that_of_pml(omniglot: Selection) -> None:
