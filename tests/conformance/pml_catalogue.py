@@ -32,7 +32,7 @@ ENTRIES = (
     indexed_by_labels(losses.ProxyNCALoss),
     Entry(losses.RankedListLoss, {"margin": 0.4, "Tn": 1.0}),
     Entry(losses.SignalToNoiseRatioContrastiveLoss),
-    Entry(losses.SmoothAPLoss),
+    *(Entry(getattr(losses, name)) for name in ("SmoothAPLoss",) if hasattr(losses, name)),  # 2.9
     indexed_by_labels(losses.SoftTripleLoss),
     indexed_by_labels(losses.SphereFaceLoss),
     indexed_by_labels(losses.SubCenterArcFaceLoss),
