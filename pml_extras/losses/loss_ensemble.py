@@ -39,8 +39,8 @@ class WeightedLossEnsemble(FullPrecisionLoss):
 
     with :math:`\hat\ell_j` on a common scale (:func:`pml_extras.functional.scale_factors`), weights
     and an extra term from a strategy of :mod:`pml_extras.weighting`, and
-    :math:`L_{div}` = :func:`pml_extras.functional.head_diversity`. For pml's ``MultipleLosses``:
-    ``weighting=FixedWeights(...), scale=None``.
+    :math:`L_{div}` = :func:`pml_extras.functional.head_diversity`. To get pml's ``MultipleLosses``:
+    ``weighting=FixedWeights([1] * m), scale=None``, since its weights are 1 unless given.
 
     Args:
         losses: name -> loss of pml or of this package, each with its own distance, reducer and
@@ -75,7 +75,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
     It does not hold fixed weights, which are an argument.
 
     Recorded statistics (``collect_stats=True``): ``value_<name>`` and ``weight_<name>`` of the last
-    batch.
+    batch, and ``value_<term>`` of an extra term and of ``diversity_loss``.
 
     The parameters of losses (proxies), heads and strategy are the ensemble's: pass
     :meth:`param_groups` to the optimizer. Those of the strategy are to have no weight decay.
@@ -116,8 +116,11 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         members = _named(losses)
         weighting = LearnedSimplex() if weighting is None else weighting
         if not isinstance(weighting, LossWeighting):
-            came = type(weighting).__name__
-            raise refuse("weighting", "an object of a class of pml_extras.weighting", came)
+            expected, way_out = "a strategy of pml_extras.weighting", "FixedWeights([...]) is one."
+            raise refuse("weighting", expected, repr(weighting), way_out)
+        if "weights" in kwargs:
+            way_out = "Pass weighting=FixedWeights(weights)."
+            raise refuse("weights", "no such argument", repr(kwargs["weights"]), way_out)
         if kwargs.get("distance") is not None:
             came = type(kwargs["distance"]).__name__
             raise refuse("distance", "None", came, "Give it to the losses.")
@@ -150,10 +153,9 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         self.add_to_recordable_attributes(
             list_of_names=["diversity_weight", "diversity_margin"], is_stat=False
         )
-        self.add_to_recordable_attributes(
-            list_of_names=[f"{what}_{name}" for what in _STATISTICS for name in self._names],
-            is_stat=True,
-        )
+        statistics = [f"value_{name}" for name in self._sub_loss_names()]
+        statistics += [f"weight_{name}" for name in self._names]
+        self.add_to_recordable_attributes(list_of_names=statistics, is_stat=True)
 
     def loss_weights(self) -> dict[str, float]:
         """Name -> weight of the last batch, or as it is now; see the strategy."""
@@ -242,10 +244,10 @@ class WeightedLossEnsemble(FullPrecisionLoss):
             diversity = head_diversity(outputs, margin=self.diversity_margin)
             parts[DIVERSITY] = self.diversity_weight * diversity
         if self.collect_stats:
-            for name, value, weight in zip(
-                self._names, raw.tolist(), self.weighting.weights().tolist(), strict=True
-            ):
-                setattr(self, f"value_{name}", value)
+            own = dict(zip(self._names, raw.tolist(), strict=True))
+            for name, part in parts.items():
+                setattr(self, f"value_{name}", own.get(name, part.item()))
+            for name, weight in self.loss_weights().items():
                 setattr(self, f"weight_{name}", weight)
         return already_reduced_parts(parts)
 
@@ -280,6 +282,10 @@ class WeightedLossEnsemble(FullPrecisionLoss):
             value = _through(loss, *given, indices_tuple, *references)
         except (ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"losses[{name!r}], {type(loss).__name__}: {error}") from error
+        except Exception as error:  # of its own type, such as too little memory
+            if hasattr(error, "add_note"):  # Python 3.11
+                error.add_note(f"in losses[{name!r}], {type(loss).__name__}")
+            raise
         if not torch.is_tensor(value) or value.numel() != 1:
             came = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
             raise refuse(f"losses[{name!r}]", "a loss that returns one number", came)
@@ -338,9 +344,6 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         momentum = float(self.scale)  # type: ignore[arg-type]
         share: float = (1 - momentum) / (1 - momentum**num)
         return share
-
-
-_STATISTICS = ("value", "weight")
 
 
 def _through(module: nn.Module, rows: Tensor, *others: Any) -> Tensor:

@@ -511,6 +511,25 @@ def test_statistics():
     ensemble(*batch_of())
     assert (ensemble.value_loss_0, ensemble.value_loss_1) == (2.0, 3.0)
     assert ensemble.weight_loss_0 == pytest.approx(2 / 3)
+    options = {"heads": [3, 3], "diversity_weight": 1.0, "diversity_margin": 9.0}
+    options["weighting"] = SquaredWeights()
+    ensemble = told((2.0,), (3.0,), collect_stats=True, **options)
+    parts = ensemble(*batch_of()).item() - 2.5
+    assert ensemble.value_weight_sum_penalty == pytest.approx(0, abs=1e-9)
+    assert ensemble.value_diversity_loss == pytest.approx(parts, rel=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(Exception, "add_note"), reason="Python 3.11 has notes")
+def test_an_error_of_another_kind_keeps_its_type_and_names_the_loss():
+    ensemble = WeightedLossEnsemble({"pairs": losses.ContrastiveLoss(), "wide": Wide()})
+    with pytest.raises(RuntimeError) as error:
+        ensemble(*batch_of())
+    assert error.value.__notes__ == ["in losses['wide'], Wide"]
+
+
+class Wide(nn.Module):
+    def forward(self, embeddings, labels, indices_tuple=None):
+        return (embeddings @ torch.zeros(SIZE + 1, 1)).sum()
 
 
 @pytest.mark.parametrize("given_in", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -647,7 +666,8 @@ MISUSE = [
         lambda: WeightedLossEnsemble([TRIPLET]),
         r"losses\['loss_0'\]: expected a loss, a torch module",
     ),
-    (lambda: WeightedLossEnsemble([TRIPLET()], weighting=[1.0]), "weighting: expected an object"),
+    (lambda: WeightedLossEnsemble([TRIPLET()], weighting=[1.0]), "weighting: expected a strategy"),
+    (lambda: WeightedLossEnsemble([TRIPLET()], weights=[1.0]), r"Pass weighting=FixedWeights\(wei"),
     (
         lambda: WeightedLossEnsemble([TRIPLET()], distance=distances.LpDistance()),
         "distance: expected None; got LpDistance. Give it to the losses.",
