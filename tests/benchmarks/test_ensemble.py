@@ -214,7 +214,8 @@ def test_settings_of_an_ensemble_name_its_parts() -> None:
 
 def test_statistics_of_the_weights_are_in_the_curve(few: Data, budget: Budget) -> None:
     statistics = run_once(RECIPES["ensemble_heads"], few, budget).curve[-1]["statistics"]
-    assert set(statistics) == {f"{what}_{name}" for what in ("value", "weight") for name in PRIOR}
+    expected = {f"{what}_{name}" for what in ("value", "weight") for name in PRIOR}
+    assert set(statistics) == {*expected, "value_diversity_loss"}
     assert sum(statistics[f"weight_{name}"] for name in PRIOR) == pytest.approx(1.0, abs=1e-5)
 
 
