@@ -203,6 +203,12 @@ def check_columns(embedding_size: int, **rows: Tensor) -> None:
             )
 
 
+def refuse_references(embeddings: Tensor, ref_emb: Tensor, why: str) -> None:
+    """Refuse references to a loss that compares its rows with none."""
+    if ref_emb is not embeddings:
+        raise refuse("ref_emb", "None", f"a tensor {tuple(ref_emb.shape)}", why)
+
+
 def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
     """Labels that index parameters: int64 in [0, num_classes)."""
     if labels is None:

@@ -22,6 +22,7 @@ from pml_extras._pml import (
     check_columns,
     class_indices,
     per_element,
+    refuse_references,
 )
 from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
@@ -233,9 +234,7 @@ class IntraBatchConnectionsLoss(WeightRegularizerMixin, FullPrecisionLoss):
         ref_emb: Tensor,
         ref_labels: Tensor | None,
     ) -> LossDict:
-        if ref_emb is not embeddings:
-            came = f"a tensor {tuple(ref_emb.shape)}"
-            raise refuse("ref_emb", "None", came, "The graph has the rows of the batch alone.")
+        refuse_references(embeddings, ref_emb, "The graph has the rows of the batch alone.")
         labels = class_indices("labels", labels, self.num_classes)
         weight = anchor_weights(indices_tuple, labels, embeddings.dtype, has_ref=False)
         losses = {}

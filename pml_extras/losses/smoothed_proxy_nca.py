@@ -7,7 +7,7 @@ from pytorch_metric_learning.losses import ProxyNCALoss
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_extras._checks import check_count, check_non_negative, check_positive, check_rows, refuse
+from pml_extras._checks import check_count, check_non_negative, check_positive, check_rows
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
@@ -16,6 +16,7 @@ from pml_extras._pml import (
     class_indices,
     distance_matrix,
     per_anchor,
+    refuse_references,
 )
 from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.precision import at_least_float32, no_autocast
@@ -134,9 +135,7 @@ class SmoothedProxyNCALoss(FullPrecisionLoss, ProxyNCALoss):
         ref_emb: Tensor,
         ref_labels: Tensor | None,
     ) -> LossDict:
-        if ref_emb is not embeddings:
-            came = f"a tensor {tuple(ref_emb.shape)}"
-            raise refuse("ref_emb", "None", came, "Rows are compared with proxies alone.")
+        refuse_references(embeddings, ref_emb, "Rows are compared with proxies alone.")
         labels = class_indices("labels", labels, self.num_classes)
         # As pml's class does: of a tuple anchors alone count, since proxies are the references.
         weight = anchor_weights(indices_tuple, labels, embeddings.dtype, has_ref=True)
