@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import MultipleReducers
 from pytorch_metric_learning.utils import common_functions as c_f
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
@@ -31,6 +32,8 @@ class FullPrecisionLoss(BaseMetricLossFunction):
     normalises, since it has no direction (pml: 1e12 times the gradient); an ``indices_tuple`` is
     checked.
     """
+
+    reducer: Any
 
     def forward(
         self,
@@ -79,12 +82,37 @@ class FullPrecisionLoss(BaseMetricLossFunction):
                 return self._of_empty_batch(embeddings, labels)
             return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
+    def set_reducer(self, reducer: Any) -> None:
+        super().set_reducer(reducer)
+        if type(self.reducer) is MultipleReducers and reducer is not self.reducer:
+            self.reducer = StackedReducers(dict(self.reducer.reducers))
+
     def _of_empty_batch(self, embeddings: Tensor, labels: Tensor | None) -> Any:
         self.reset_stats()
         loss = self.reducer(self.zero_losses(), embeddings, labels)
         if not torch.is_tensor(loss):
             return loss
         return loss + sum(0.0 * parameter.sum() for parameter in self.parameters())
+
+
+class StackedReducers(MultipleReducers):
+    """Sum of sub-losses, each by a reducer of its own.
+
+    Departure from pml 2.9.0, which writes each into a vector of zeros in the dtype of the rows:
+    no write in place, which costs the backward pass a copy each, and no cast.
+    """
+
+    default_reducer: Any
+
+    def forward(self, loss_dict: LossDict, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        self.reset_stats()
+        own = dict(self.reducers.items())
+        reduced = [
+            own.get(name, self.default_reducer)({name: entry}, embeddings, labels)
+            for name, entry in loss_dict.items()
+        ]
+        total: Tensor = self.sub_loss_reduction(torch.stack(reduced), embeddings, labels)
+        return total
 
 
 def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
@@ -260,9 +288,9 @@ def per_anchor(losses: Tensor) -> LossDict:
     return {"loss": per_element(losses)}
 
 
-def per_positive_pair(losses: Tensor, i: Tensor, j: Tensor) -> LossDict:
-    """(P,) losses as pml's "pos_pair" reduction type."""
-    return {"loss": {"losses": losses, "indices": (i, j), "reduction_type": "pos_pair"}}
+def per_pair(losses: Tensor, i: Tensor, j: Tensor, reduction_type: str) -> dict[str, Any]:
+    """(P,) losses as pml's "pos_pair" or "neg_pair" reduction type: the entry of one sub-loss."""
+    return {"losses": losses, "indices": (i, j), "reduction_type": reduction_type}
 
 
 def already_reduced(loss: Tensor) -> LossDict:

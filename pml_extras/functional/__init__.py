@@ -2,13 +2,13 @@
 
 from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
 from pml_extras.functional.distance_preserving import distance_preserving
-from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
 from pml_extras.functional.loss_ensemble import (
     head_diversity,
     scale_factors,
     weighted_concatenation,
 )
+from pml_extras.functional.loss_weighting import minimum_norm_weights
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
 from pml_extras.functional.message_passing import (
     explicit_neighbour_attention,
@@ -20,6 +20,7 @@ from pml_extras.functional.potential_field import (
     dense_potential_field_energy,
     potential_field_energy,
 )
+from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
 
 __all__ = [
     "FieldEnergy",
@@ -33,10 +34,12 @@ __all__ = [
     "lifted_structure",
     "masked_logsumexp",
     "mean_binomial_deviance",
+    "minimum_norm_weights",
     "neighbour_attention",
     "potential_field_energy",
     "scale_factors",
     "segment_logsumexp",
     "smoothed_cross_entropy",
+    "smoothing_over_all",
     "weighted_concatenation",
 ]

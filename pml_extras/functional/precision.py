@@ -16,9 +16,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Keep an enclosing autocast from rounding products on the device of ``x`` to a half type."""
     device = x.device.type
-    if not torch.amp.autocast_mode.is_autocast_available(device):
+    available = torch.amp.autocast_mode.is_autocast_available(device)
+    if not available or not torch.is_autocast_enabled(device):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def floating_dtypes(module: nn.Module) -> set[torch.dtype]:
+    """Of the parameters and buffers of ``module``, in one walk through it."""
+    held = (x for m in module.modules() for x in (*m._parameters.values(), *m._buffers.values()))
+    return {x.dtype for x in held if x is not None and x.is_floating_point()}
 
 
 def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:

@@ -14,6 +14,7 @@ from pml_extras._pml import (
     listed_pairs,
     pair_masks,
     per_element,
+    per_pair,
     required_labels,
 )
 from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
@@ -116,10 +117,10 @@ class BinomialDevianceLoss(FullPrecisionLoss):
         loss_dict = self.zero_losses()  # of a kind without pairs
         if len(i) > 0:
             pos = binomial_deviance(pull[i, j], scale=self.scale_pos)  # (P,)
-            loss_dict["pos_loss"] = _per_pair(pos, i, j, "pos_pair")
+            loss_dict["pos_loss"] = per_pair(pos, i, j, "pos_pair")
         if len(k) > 0:
             neg = binomial_deviance(push[k, l], scale=self.scale_neg)  # (N,)
-            loss_dict["neg_loss"] = _per_pair(neg, k, l, "neg_pair")
+            loss_dict["neg_loss"] = per_pair(neg, k, l, "neg_pair")
         return loss_dict  # type: ignore[no-any-return]
 
     def get_default_distance(self) -> CosineSimilarity:
@@ -127,7 +128,3 @@ class BinomialDevianceLoss(FullPrecisionLoss):
 
     def _sub_loss_names(self) -> list[str]:
         return ["pos_loss", "neg_loss"]
-
-
-def _per_pair(losses: Tensor, i: Tensor, j: Tensor, reduction_type: str) -> dict[str, Any]:
-    return {"losses": losses, "indices": (i, j), "reduction_type": reduction_type}

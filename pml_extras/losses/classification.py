@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pml_extras._checks import (
     check_count,
-    check_fraction,
     check_non_negative,
     check_positive,
     check_rows,
@@ -25,8 +24,8 @@ from pml_extras._pml import (
     per_anchor,
     refuse_references,
 )
-from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
+from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
 
 
 class ClassificationLoss(WeightRegularizerMixin, FullPrecisionLoss):
@@ -150,28 +149,3 @@ class ClassificationLoss(WeightRegularizerMixin, FullPrecisionLoss):
 
     def get_default_weight_init_func(self) -> Any:
         return c_f.TorchInitWrapper(nn.init.kaiming_uniform_, a=math.sqrt(5))  # as nn.Linear
-
-
-def smoothing_over_all(label_smoothing: float, num_classes: int) -> float:
-    r"""Share of a smoothing over all classes that equals one over the others alone.
-
-    :math:`\epsilon C / (C - 1)`: then :math:`\epsilon / (C - 1)` falls on each class, the true one
-    too, and :math:`1 - \epsilon` on the true one in all.
-
-    Args:
-        label_smoothing: :math:`\epsilon` in [0, 1 - 1/C), what the true class loses; from there on
-            others would be more likely than it.
-        num_classes: C >= 2.
-
-    Raises:
-        ValueError: ``label_smoothing`` out of its range.
-
-    >>> smoothing_over_all(0.5, 4)
-    0.6666666666666666
-    """
-    check_fraction(label_smoothing=label_smoothing)
-    share = label_smoothing * num_classes / (num_classes - 1)
-    if share >= 1:
-        expected = f"less than 1 - 1 / num_classes = {1 - 1 / num_classes:.6g}"
-        raise refuse("label_smoothing", expected, repr(label_smoothing))
-    return share

@@ -24,8 +24,8 @@ from pml_extras._pml import (
     per_element,
     refuse_references,
 )
-from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
+from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy
 from pml_extras.nn.message_passing import MessagePassingNetwork, check_options
 
 

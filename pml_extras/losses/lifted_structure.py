@@ -14,7 +14,7 @@ from pml_extras._pml import (
     listed_pairs,
     pair_masks,
     per_anchor,
-    per_positive_pair,
+    per_pair,
     required_labels,
 )
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
@@ -96,7 +96,8 @@ class LiftedStructureLoss(_TwoMargins):
         if ref_is_batch:  # a row paired with itself has one set of negatives, not two
             second = second.masked_fill(i == j, -torch.inf)
         pull = self.distance.margin(matrix[i, j], self.pos_margin)  # (P,)
-        return per_positive_pair(lifted_structure(pull, of_query[i], second), i, j)
+        losses = lifted_structure(pull, of_query[i], second)  # (P,)
+        return {"loss": per_pair(losses, i, j, "pos_pair")}
 
 
 class GeneralizedLiftedStructureLoss(_TwoMargins):

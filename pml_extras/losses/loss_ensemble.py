@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
-from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor, nn
 
 from pml_extras._checks import (
-    check_count,
-    check_finite,
     check_non_negative,
     check_positive,
     check_rows,
@@ -22,7 +20,19 @@ from pml_extras.functional.loss_ensemble import (
     scale_factors,
     weighted_concatenation,
 )
-from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
+from pml_extras.functional.precision import (
+    at_least_float32,
+    call_in,
+    floating_dtypes,
+    no_autocast,
+)
+from pml_extras.losses._loss_ensemble_arguments import (
+    check_names,
+    check_scale,
+    members_by_name,
+    miners_by_name,
+    sizes_or_modules,
+)
 from pml_extras.weighting import LearnedSimplex, LossWeighting, Weighted
 from pml_extras.weighting.base import ROUNDING
 
@@ -113,7 +123,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         diversity_margin: float = 2.0,
         **kwargs: Any,
     ) -> None:
-        members = _named(losses)
+        members = members_by_name(losses)
         weighting = LearnedSimplex() if weighting is None else weighting
         if not isinstance(weighting, LossWeighting):
             expected, way_out = "a strategy of pml_extras.weighting", "FixedWeights([...]) is one."
@@ -131,11 +141,11 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         self.diversity_weight = diversity_weight
         self.diversity_margin = diversity_margin
         super().__init__(**kwargs)
-        _check_names(self.sub_loss_names())
-        _check_scale(scale, max_scale)
+        check_names(self.sub_loss_names())
+        check_scale(scale, max_scale)
         self.losses = nn.ModuleDict(members)
-        self.miners = nn.ModuleDict(_miners(miners, self._names))
-        self.sizes, modules = _heads(heads, self._names)
+        self.miners = nn.ModuleDict(miners_by_name(miners, self._names))
+        self.sizes, modules = sizes_or_modules(heads, self._names)
         self.heads = nn.ModuleDict(modules)
         self.weighting = weighting
         self.scale = scale
@@ -289,7 +299,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         if not torch.is_tensor(value) or value.numel() != 1:
             came = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
             raise refuse(f"losses[{name!r}]", "a loss that returns one number", came)
-        return value.reshape(())
+        return value if value.ndim == 0 else value.reshape(())
 
     def _view(self, embeddings: Tensor) -> Tensor:
         """Of its own for each loss, so that one backward pass has the gradient of each.
@@ -349,109 +359,18 @@ class WeightedLossEnsemble(FullPrecisionLoss):
 def _through(module: nn.Module, rows: Tensor, *others: Any) -> Tensor:
     """Head or loss, computed in the wider type of rows and parameters, which keep theirs: losses of
     pml cast theirs in place."""
-    held = next((p.dtype for p in module.parameters() if p.is_floating_point()), rows.dtype)
-    dtype = torch.promote_types(rows.dtype, held)
+    held = floating_dtypes(module)
+    given = {x.dtype for x in others if torch.is_tensor(x) and x.is_floating_point()}
+    output: Tensor
+    if held | given <= {rows.dtype}:  # nothing to cast
+        output = module(rows, *others)
+        return output
+    dtype = reduce(torch.promote_types, held, rows.dtype)
     cast = [
         x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in (rows, *others)
     ]
-    output: Tensor = call_in(dtype, module, *cast)
+    output = call_in(dtype, module, *cast)
     return output
-
-
-def _named(losses: Any) -> dict[str, nn.Module]:
-    if isinstance(losses, nn.ModuleDict):
-        losses = dict(losses.items())
-    if isinstance(losses, Mapping):
-        pairs = list(losses.items())
-    elif isinstance(losses, (Sequence, nn.ModuleList)):
-        pairs = [
-            entry if isinstance(entry, tuple) and len(entry) == 2 else (f"loss_{k}", entry)
-            for k, entry in enumerate(losses)
-        ]
-    else:
-        raise refuse("losses", "a mapping or a list", type(losses).__name__)
-    if not pairs:
-        raise refuse("losses", "one at least", "none")
-    names = [name for name, _ in pairs]
-    for name, loss in pairs:
-        if not isinstance(loss, nn.Module):
-            raise refuse(f"losses[{name!r}]", "a loss, a torch module", type(loss).__name__)
-        if isinstance(getattr(loss, "reducer", None), DoNothingReducer):
-            way_out = "Leave its reducer out."
-            raise refuse(f"losses[{name!r}]", "a loss that reduces", "DoNothingReducer", way_out)
-        if names.count(name) > 1:
-            raise refuse("losses", "names that differ", f"{name!r} twice")
-    return dict(pairs)
-
-
-def _check_names(names: list[str]) -> None:
-    for name in names:
-        if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
-            expected = "names that are identifiers and no attributes of a module"
-            raise refuse("losses", expected, repr(name))
-        if names.count(name) > 1:
-            raise refuse("losses", "names other than those of extra terms", repr(name))
-
-
-def _check_scale(scale: Any, max_scale: float | None) -> None:
-    expected = '"cumulative", a momentum in (0, 1), or None'
-    if isinstance(scale, str):
-        if scale != "cumulative":
-            raise refuse("scale", expected, repr(scale))
-    elif scale is not None and (
-        not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < 1
-    ):
-        raise refuse("scale", expected, repr(scale))
-    if max_scale is not None:
-        check_finite(max_scale=max_scale)
-        if max_scale < 1:
-            raise refuse("max_scale", "None or at least 1", max_scale)
-        if scale is None:
-            raise refuse("max_scale", "None with scale=None", max_scale)
-
-
-def _miners(miners: Any, names: tuple[str, ...]) -> dict[str, nn.Module]:
-    if miners is None:
-        return {}
-    if not isinstance(miners, (Mapping, nn.ModuleDict)):
-        if not isinstance(miners, Sequence):
-            raise refuse("miners", "a mapping by name or a list", type(miners).__name__)
-        if len(miners) != len(names):
-            raise refuse("miners", f"{len(names)}, one a loss or None", len(miners))
-        miners = dict(zip(names, miners, strict=True))
-    for name, miner in miners.items():
-        if name not in names:
-            raise refuse("miners", f"names among {list(names)}", repr(name))
-        if miner is not None and not isinstance(miner, nn.Module):
-            raise refuse(f"miners[{name!r}]", "a miner or None", type(miner).__name__)
-    return {name: miner for name, miner in miners.items() if miner is not None}
-
-
-def _heads(heads: Any, names: tuple[str, ...]) -> tuple[list[int] | None, dict[str, nn.Module]]:
-    """Sizes of slices, or modules."""
-    if heads is None:
-        return None, {}
-    if not isinstance(heads, (Mapping, nn.ModuleDict, Sequence, nn.ModuleList)):
-        raise refuse("heads", "a mapping by name, or a list", type(heads).__name__)
-    if not isinstance(heads, (Mapping, nn.ModuleDict)) and any(
-        isinstance(head, nn.Module) for head in heads
-    ):
-        if len(heads) != len(names):
-            raise refuse("heads", f"{len(names)} modules, one a loss", len(heads))
-        heads = dict(zip(names, heads, strict=True))
-    if isinstance(heads, (Mapping, nn.ModuleDict)):
-        if set(heads) != set(names):
-            raise refuse("heads", f"the names of the losses, {list(names)}", list(heads))
-        for name in names:
-            if not isinstance(heads[name], nn.Module):
-                raise refuse(f"heads[{name!r}]", "a torch module", type(heads[name]).__name__)
-        return None, {name: heads[name] for name in names}
-    sizes = list(heads)
-    if len(sizes) != len(names):
-        raise refuse("heads", f"{len(names)} sizes, one a loss", len(sizes))
-    for size in sizes:
-        check_count(1, heads=size)
-    return [int(size) for size in sizes], {}
 
 
 def _without_repeats(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,9 +18,8 @@ from pml_extras._pml import (
     per_anchor,
     refuse_references,
 )
-from pml_extras.functional.intra_batch_connections import smoothed_cross_entropy
 from pml_extras.functional.precision import at_least_float32, no_autocast
-from pml_extras.losses.classification import smoothing_over_all
+from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
 
 
 class SmoothedProxyNCALoss(FullPrecisionLoss, ProxyNCALoss):

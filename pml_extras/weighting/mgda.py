@@ -17,8 +17,8 @@ class MultipleGradientDescent(LossWeighting):
         w = \arg\min_{w \ge 0,\, \sum_j w_j = 1} \Big\lVert \sum_j w_j g_j \Big\rVert_2^2,
         \qquad g_j = \frac{\partial l_j}{\partial x}
 
-    at the shared embeddings x, solved by :func:`pml_extras.functional.loss_weighting.\
-minimum_norm_weights`, to the accuracy that it states. The network is trained on
+    at the shared embeddings x, solved by :func:`pml_extras.functional.minimum_norm_weights`,
+    to the accuracy that it states. The network is trained on
     :math:`\sum_j w_j l_j` with w held constant. A loss without gradient in this batch, such as a
     triplet loss whose miner found nothing, weighs 0: in the minimum it would weigh 1 and stop all
     others.

@@ -11,7 +11,8 @@ from pytorch_metric_learning import distances, miners, reducers, regularizers
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import nn
 
-from pml_extras.losses.classification import ClassificationLoss, smoothing_over_all
+from pml_extras.functional import smoothing_over_all
+from pml_extras.losses import ClassificationLoss
 from tests.oracles import classification as oracle
 from tests.oracles.intra_batch_connections import STEP, derivative
 from tests.strategies import rows

@@ -14,7 +14,7 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import nn
 
-from pml_extras.functional.loss_weighting import minimum_norm_weights
+from pml_extras.functional import minimum_norm_weights
 from pml_extras.losses import LiftedStructureLoss, PotentialFieldLoss, WeightedLossEnsemble
 from pml_extras.weighting import (
     DynamicWeightAverage,

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pml_extras.functional.loss_weighting import minimum_norm_weights
+from pml_extras.functional import minimum_norm_weights
 from pml_extras.weighting import MultipleGradientDescent
 from tests.oracles import loss_weighting as oracle
 from tests.weighting.problems import (

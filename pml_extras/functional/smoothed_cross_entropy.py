@@ -1,4 +1,4 @@
-"""The cross-entropy of both branches of intra-batch connections."""
+"""Cross-entropy against smoothed labels."""
 
 import torch
 from torch import Tensor
@@ -54,3 +54,28 @@ def smoothed_cross_entropy(
         label_smoothing=label_smoothing,
         ignore_index=torch.iinfo(torch.int64).min,  # torch's own, -100, would cost 0 silently
     )
+
+
+def smoothing_over_all(label_smoothing: float, num_classes: int) -> float:
+    r"""Share of a smoothing over all classes that equals one over the others alone.
+
+    :math:`\epsilon C / (C - 1)`: then :math:`\epsilon / (C - 1)` falls on each class, the true one
+    too, and :math:`1 - \epsilon` on the true one in all.
+
+    Args:
+        label_smoothing: :math:`\epsilon` in [0, 1 - 1/C), what the true class loses; from there on
+            others would be more likely than it.
+        num_classes: C >= 2.
+
+    Raises:
+        ValueError: ``label_smoothing`` out of its range.
+
+    >>> smoothing_over_all(0.5, 4)
+    0.6666666666666666
+    """
+    check_fraction(label_smoothing=label_smoothing)
+    share = label_smoothing * num_classes / (num_classes - 1)
+    if share >= 1:
+        expected = f"less than 1 - 1 / num_classes = {1 - 1 / num_classes:.6g}"
+        raise refuse("label_smoothing", expected, repr(label_smoothing))
+    return share
