@@ -107,10 +107,12 @@ class StackedReducers(MultipleReducers):
     def forward(self, loss_dict: LossDict, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         self.reset_stats()
         own = dict(self.reducers.items())
-        reduced = [
-            own.get(name, self.default_reducer)({name: entry}, embeddings, labels)
-            for name, entry in loss_dict.items()
-        ]
+        reduced = []
+        for name, entry in loss_dict.items():
+            value = entry["losses"]
+            if entry["reduction_type"] != "already_reduced" or not torch.is_tensor(value):
+                value = own.get(name, self.default_reducer)({name: entry}, embeddings, labels)
+            reduced.append(value)
         total: Tensor = self.sub_loss_reduction(torch.stack(reduced), embeddings, labels)
         return total
 

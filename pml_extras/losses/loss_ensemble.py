@@ -230,7 +230,10 @@ class WeightedLossEnsemble(FullPrecisionLoss):
     ) -> LossDict:
         if indices_tuple is not None and len(self.miners) == len(self.losses):
             raise refuse("indices_tuple", "None where every loss has a miner of its own", "a tuple")
-        views = [self._view(embeddings) for _ in self._names]
+        shared: Tensor | list[Tensor] = embeddings
+        views = [embeddings] * len(self._names)
+        if self.weighting.takes_gradients:
+            shared = views = [self._view(embeddings) for _ in self._names]
         outputs = self._outputs("embeddings", views)
         references = (
             None if ref_emb is embeddings else self._outputs("ref_emb", [ref_emb] * len(views))
@@ -245,7 +248,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         scaled = losses
         if self.scale is not None:
             scaled = losses * losses.new_tensor(self._factors(raw))
-        weighted = self.weighting(scaled, raw, views)
+        weighted = self.weighting(scaled, raw, shared)
         self._check_weighted(weighted)
         parts = dict(zip(self._names, weighted.terms.unbind(), strict=True))
         if self._extra_name is not None:

@@ -25,12 +25,15 @@ class LossWeighting(nn.Module):
 
     A subclass makes its parameters and buffers in :meth:`_build` and implements ``forward`` and
     :meth:`weights`. One that returns an extra term sets ``extra_name``, and then always returns it.
+    One that sets ``takes_gradients`` is given a view of the embeddings for each loss, which has a
+    gradient also where the trunk is frozen; others are given the embeddings.
 
     State is float32 unless moved by ``.to()``; terms are computed in the dtype of the losses, half
     types in float32.
     """
 
     extra_name: ClassVar[str | None] = None
+    takes_gradients: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ class GradNorm(LossWeighting):
     """
 
     extra_name = "gradnorm_loss"
+    takes_gradients = True
     first_losses: Tensor
 
     def __init__(self, restoring_force: float = 1.5) -> None:

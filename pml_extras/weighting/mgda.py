@@ -46,6 +46,7 @@ class MultipleGradientDescent(LossWeighting):
             "loss" or "loss+", since dividing would turn its gradient round.
     """
 
+    takes_gradients = True
     current: Tensor
 
     def __init__(self, normalize: str | None = None) -> None:
