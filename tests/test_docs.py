@@ -19,11 +19,15 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_readme_code_runs_as_printed_and_trains_the_proxies():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_readme_code_runs_as_printed_and_trains_proxies_and_weights():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert all(p.grad is not None for p in names["loss_func"].parameters())
+    for code in blocks:  # one after the other, as a reader would
+        names.pop("loss_func", None)
+        exec(compile(code, "README.md", "exec"), names)
+        assert all(p.grad is not None for p in names["loss_func"].parameters())
+        held = {id(p) for group in names["optimizer"].param_groups for p in group["params"]}
+        assert held >= {id(p) for p in names["loss_func"].parameters()}
 
 
 def test_readme_table_names_everything_public():

@@ -66,7 +66,8 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         scale: "cumulative", by the mean of all training batches so far; a momentum in (0, 1), by a
             bias-corrected exponential mean with this share of the past; None, not scaled. Means
             are taken after the batch is counted, in training mode only. Each batch waits for the
-            device once, to read the values.
+            device once, to read the values. A loss that may be negative, such as the energy of
+            :class:`PotentialFieldLoss`, has no such scale: pass None and weigh by hand.
         max_scale: cap >= 1 of the factor of a loss, None without: a loss that stays at 0 for n
             batches enters with n times its share. A loss that is by its nature smaller than the
             common mean by more than the cap then counts, and looks, smaller than the others.

@@ -96,6 +96,45 @@ def test_no_difference_that_messages_make_is_shown(intra_batch: dict[str, Method
         assert abs(mean) < half
 
 
+MEMBERS = ("classification", "triplet_margin_1", "binomial_deviance", "smoothed_proxy_nca")
+WITH_HEADS = ("ensemble_heads", "ensemble_compressed")
+
+
+@pytest.fixture(scope="module")
+def ensembles() -> dict[str, Method]:
+    selection = select("omniglot_ensemble", read(RESULTS, "omniglot_ensemble"))
+    return {method.recipe: method for method in selection.methods}
+
+
+def test_every_row_of_the_ensemble_has_five_seeds_from_clean_code(
+    ensembles: dict[str, Method],
+) -> None:
+    for method in ensembles.values():
+        assert method.seeds == [0, 1, 2, 3, 4], method.recipe
+        assert all(run["dirty"] is False for run in method.runs.values())
+
+
+def test_on_one_embedding_two_members_are_beaten_a_third_by_one_strategy_and_the_best_by_none(
+    ensembles: dict[str, Method],
+) -> None:
+    together = [name for name in ensembles if name.startswith("ensemble_")]
+    together = [name for name in together if name not in WITH_HEADS]
+    assert len(together) == 9
+    for name in together:
+        for member in MEMBERS:
+            mean, half = interval(ensembles[name].minus(ensembles[member], "recall_at_1"))
+            expected = member in ("classification", "triplet_margin_1")
+            expected |= (name, member) == ("ensemble_mgda", "binomial_deviance")
+            assert (mean - half > 0) == expected, (name, member)
+
+
+def test_with_heads_the_mean_is_below_that_of_each_member(ensembles: dict[str, Method]) -> None:
+    for name in WITH_HEADS:
+        for member in MEMBERS:
+            difference = ensembles[name].minus(ensembles[member], "recall_at_1")
+            assert sum(difference) < 0, (name, member)
+
+
 def test_memory_of_attention_grows_with_the_rows_unless_weights_are_held() -> None:
     peaks = {
         (r["side"], r["rows"]): r["peak_mib"]
