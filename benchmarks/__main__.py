@@ -12,7 +12,8 @@ from tqdm import tqdm
 from typer.core import TyperCommand
 
 from benchmarks.campaign import carry_out, plan, steps_of
-from benchmarks.cost import SUBJECTS, sweep
+from benchmarks.cost import sweep
+from benchmarks.cost_subjects import SUBJECTS
 from benchmarks.datasets import DATASETS
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
 from benchmarks.records import CPU, RESULTS, Record, append_line, path_of, path_of_costs, read

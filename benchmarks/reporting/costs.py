@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.cost import ATTENTION, BARE_SUM, ENSEMBLE, PAIRS, SUBJECTS
+from benchmarks import pooling_cost
+from benchmarks.cost_subjects import (
+    ATTENTION,
+    BARE_SUM,
+    ENSEMBLE,
+    PAIRS,
+    POOLING_STEP,
+    POOLINGS,
+    SUBJECTS,
+)
 from benchmarks.records import Record
 from benchmarks.reporting.selection import Selection
 from benchmarks.reporting.tables import MISSING, interval, markdown
@@ -77,6 +86,48 @@ def _over_the_sum(costs: Costs, side: str, rows: int) -> str:
     ms, bare = (r["milliseconds"] for r in (record, costs[ENSEMBLE, BARE_SUM, rows]))
     more = "" if side == BARE_SUM else f", {100 * (ms / bare - 1):+.1f} %"
     return f"{ms:.2f} ms{more}"
+
+
+def pooling_table(costs: Costs) -> str:
+    """Pooling of both shapes and a training step, and how many times more than what stands first
+    of its kind; "" where nothing was measured."""
+    first = {"weights_unrolled": "weights", "layer_unrolled": "layer"}
+    table = []
+    for side, about in SUBJECTS[next(iter(POOLINGS))].sides.items():
+        cells = {}
+        for name, (rows, locations, size, prototypes) in POOLINGS.items():
+            title = f"B {rows}, n {locations}, d {size}, m {prototypes}"
+            cells[title] = _times_more(costs, (name, side, rows), first.get(side))
+        table.append({"ms / MiB": about.title, **cells})
+    measured = any((name, "weights", shape[0]) in costs for name, shape in POOLINGS.items())
+    step = _step_sentence(costs)
+    return "\n\n".join(part for part in (markdown(table) if measured else "", step) if part)
+
+
+def _times_more(costs: Costs, key: tuple[str, str, int], first: str | None) -> str:
+    record = costs.get(key)
+    if record is None or first is None:
+        return _cell(record)
+    base = costs[key[0], first, key[2]]
+    ratios = [
+        f"{record[field] / base[field]:.1f}x the {what}"
+        for field, what in (("milliseconds", "time"), ("peak_mib", "memory"))
+        if record[field] and base[field]
+    ]
+    return ", ".join([_cell(record), *ratios])
+
+
+def _step_sentence(costs: Costs) -> str:
+    sides, (rows,) = SUBJECTS[POOLING_STEP].sides, SUBJECTS[POOLING_STEP].batches
+    both = [costs.get((POOLING_STEP, side, rows)) for side in ("average", "layer")]
+    if None in both:
+        return ""
+    average, layer = (record["milliseconds"] for record in both if record)
+    return (
+        f"One training step of torchvision's resnet50, {rows} images of {pooling_cost.PIXELS} "
+        f"pixels: {average:.0f} ms with average pooling and a linear layer, {layer:.0f} ms with "
+        f"{sides['layer'].title.split(', ')[1]}, {100 * (layer / average - 1):+.1f} %."
+    )
 
 
 def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:

@@ -58,9 +58,11 @@ def overview_of(folder: Path) -> dict[str, str]:
         "cost": costs.cost_table(measured),
         "attention": costs.attention_table(measured),
         "ensemble_cost": costs.ensemble_table(measured),
+        "pooling_cost": costs.pooling_table(measured),
         "cost_cuda": costs.cost_table(on_gpu),
         "attention_cuda": costs.attention_table(on_gpu),
         "ensemble_cost_cuda": costs.ensemble_table(on_gpu),
+        "pooling_cost_cuda": costs.pooling_table(on_gpu),
     }
     return {name: text for name, text in made.items() if text}
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cost
+from benchmarks import cost, pooling_cost
+from benchmarks import cost_subjects as subjects
 from benchmarks.reporting import costs
 from benchmarks.reporting.selection import Selection, select
 from benchmarks.reporting.tables import MISSING
@@ -27,13 +28,15 @@ class Hungry(torch.nn.Module):
         self.mib = mib
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        mib = self.mib if len(embeddings) > cost.WARM_UP_ROWS else 1
+        mib = self.mib if len(embeddings) > subjects.WARM_UP_ROWS else 1
         return torch.ones(mib, 2**18).sum() * embeddings.sum()  # 2^18 float32 are one MiB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_peak_memory_is_what_the_pass_touches_above_the_warm_up() -> None:
-    small, large = (cost.peak_mib([cost.of_loss(partial(Hungry, mib))], 128) for mib in (8, 256))
+    small, large = (
+        cost.peak_mib([subjects.of_loss(partial(Hungry, mib))], 128) for mib in (8, 256)
+    )
     assert small is not None
     assert large is not None
     assert 200 < large - small < 300
@@ -43,7 +46,7 @@ def test_losses_take_turns_and_the_median_pass_counts(monkeypatch: pytest.Monkey
     clock = [0.0]
     calls: list[int] = []
 
-    def slow(seconds: float) -> cost.Pass:
+    def slow(seconds: float) -> subjects.Pass:
         def one_pass(rows: int) -> None:
             clock[0] += seconds
             calls.append(round(1000 * seconds))
@@ -146,30 +149,30 @@ def test_strategies_are_shown_over_the_bare_sum_of_the_same_rows() -> None:
 
 
 def test_every_strategy_is_measured_around_the_losses_of_the_bare_sum() -> None:
-    assert set(cost.STRATEGIES.values()) == {
+    assert set(subjects.STRATEGIES.values()) == {
         value
         for name in weighting.__all__
         if isinstance(value := getattr(weighting, name), type)
         and issubclass(value, weighting.LossWeighting)
         and value is not weighting.LossWeighting
     }
-    sides = cost.SUBJECTS["ensemble"].sides
-    assert list(sides) == ["sum", *cost.STRATEGIES]
+    sides = subjects.SUBJECTS["ensemble"].sides
+    assert list(sides) == ["sum", *subjects.STRATEGIES]
     for side in sides.values():
-        side.make(cost.CPU)(16)
+        side.make(subjects.CPU)(16)
     torch.manual_seed(0)
-    bare = cost.BareSum()
+    bare = subjects.BareSum()
     torch.manual_seed(0)
-    three = cost.three_losses()
-    x, labels = torch.randn(8, cost.DIM), torch.arange(8) // 4
+    three = subjects.three_losses()
+    x, labels = torch.randn(8, subjects.DIM), torch.arange(8) // 4
     expected = sum(loss(x, labels) for loss in three)
     torch.testing.assert_close(bare(x, labels), expected)
 
 
-@pytest.mark.parametrize("name", cost.PAIRS)
+@pytest.mark.parametrize("name", subjects.PAIRS)
 def test_every_side_of_a_pair_makes_a_pass(name: str) -> None:
-    for side in cost.SUBJECTS[name].sides.values():
-        side.make(cost.CPU)(8)
+    for side in subjects.SUBJECTS[name].sides.values():
+        side.make(subjects.CPU)(8)
 
 
 def test_attention_has_a_table_of_its_own() -> None:
@@ -202,7 +205,7 @@ def test_the_ways_to_compute_attention_are_what_they_are_called(
     monkeypatch.setattr(message_passing, "neighbour_attention", attend)
     monkeypatch.setattr(message_passing, "explicit_neighbour_attention", attend_explicitly)
     for side in ("fused", "explicit", "dropout"):
-        cost.SUBJECTS["attention"].sides[side].make(cost.CPU)(8)
+        subjects.SUBJECTS["attention"].sides[side].make(subjects.CPU)(8)
     assert (dropouts, explicit) == ([0.0, 0.1], [0.0])
 
 
@@ -211,5 +214,41 @@ def test_every_public_loss_has_a_cost_a_paper_and_a_recipe() -> None:
     from pml_extras import losses
 
     classes = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)}
-    assert classes == set(cost.PAIRS) == set(costs.PAPERS) == set(costs.RECIPE_OF)
+    assert classes == set(subjects.PAIRS) == set(costs.PAPERS) == set(costs.RECIPE_OF)
     assert set(costs.RECIPE_OF.values()) <= set(RECIPES)
+
+
+def test_poolings_that_are_compared_give_the_same_weights_and_gradients() -> None:
+    costs_of_maps = 2 * torch.rand(3, 4, 6, dtype=torch.float64)
+    sides = []
+    for weights in (pooling_cost.closed_form, pooling_cost.unrolled):
+        cost_of_maps = costs_of_maps.clone().requires_grad_()
+        p, z = weights(cost_of_maps)
+        (p.square().sum() + z.square().sum()).backward()
+        sides.append((p, z, cost_of_maps.grad))
+    torch.testing.assert_close(*sides, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*subjects.POOLINGS, subjects.POOLING_STEP])
+def test_every_side_of_the_pooling_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooling_cost, "PIXELS", 64)
+    for side in subjects.SUBJECTS[name].sides.values():
+        side.make(subjects.CPU)(2)
+
+
+def test_the_table_of_the_pooling_says_how_many_times_more() -> None:
+    sides = {"weights": 2.0, "weights_unrolled": 9.0, "layer": 30.0, "average": 1.0}
+    records = [record("pooling_49", side, 112, ms, ms) for side, ms in sides.items()]
+    table = costs.pooling_table(costs.newest(records))
+    assert "9.0 ms / 9.0 MiB, 4.5x the time, 4.5x the memory" in table
+    assert "30 ms / 30 MiB |" in table
+    assert "training step" not in table
+    steps = [
+        record("pooling_step", "average", 8, 1000.0, None),
+        record("pooling_step", "layer", 8, 1050.0, None),
+    ]
+    assert costs.pooling_table(costs.newest(steps)).endswith(
+        "1000 ms with average pooling and a linear layer, 1050 ms with `GeneralizedSumPooling`, "
+        "+5.0 %."
+    )
+    assert costs.pooling_table({}) == ""
