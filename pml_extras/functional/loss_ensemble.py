@@ -90,4 +90,4 @@ def weighted_concatenation(heads: Sequence[Tensor], weights: Tensor) -> Tensor:
     released code.
     """
     roots = weights.sqrt().unbind()
-    return torch.cat([root.to(x.dtype) * x for root, x in zip(roots, heads, strict=True)], dim=1)
+    return torch.cat([root * x for root, x in zip(roots, heads, strict=True)], dim=1)

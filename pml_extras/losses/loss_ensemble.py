@@ -273,8 +273,10 @@ class WeightedLossEnsemble(FullPrecisionLoss):
             raise refuse("state_dict", f"that of losses {list(self._names)}, in this order", state)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "WeightedLossEnsemble":
+        means = self.running_mean
         super()._apply(fn, recurse)
-        self.running_mean = at_least_float32(self.running_mean)
+        if at_least_float32(self.running_mean) is not self.running_mean:
+            self.running_mean = means.to(self.running_mean.device)  # a half type may not hold them
         return self
 
     def _sub_loss_names(self) -> list[str]:

@@ -14,7 +14,7 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import nn
 
-from pml_extras.functional import minimum_norm_weights
+from pml_extras.functional import head_diversity, minimum_norm_weights
 from pml_extras.losses import LiftedStructureLoss, PotentialFieldLoss, WeightedLossEnsemble
 from pml_extras.weighting import (
     DynamicWeightAverage,
@@ -99,20 +99,51 @@ def test_fixed_weights_without_scaling_are_pml_s_multiple_losses(name):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_one_loss_is_itself_at_every_batch():
-    ensemble, alone = WeightedLossEnsemble([losses.TripletMarginLoss()]), losses.TripletMarginLoss()
+@pytest.mark.parametrize("scale", ["cumulative", 0.9, None])
+@pytest.mark.parametrize(
+    ("make", "tolerance"),
+    [
+        (LearnedSimplex, 1e-12),
+        (lambda: SquaredWeights(floor=0.75), 1e-12),  # c = 0.5, which float32 holds
+        (SquaredWeights, 1e-6),  # c = 0.866..., rounded to float32
+    ],
+    ids=["simplex", "squared", "squared_at_the_default_floor"],
+)
+def test_one_loss_is_itself_at_every_batch(make, tolerance, scale):
+    alone = losses.TripletMarginLoss()
+    ensemble = WeightedLossEnsemble([alone], weighting=make(), scale=scale).double()
     for seed in range(3):
         x, labels = batch_of(seed=seed)
-        torch.testing.assert_close(ensemble(x, labels), alone(x, labels), rtol=1e-12, atol=0)
-    assert ensemble.loss_weights() == {"loss_0": 1.0}
+        torch.testing.assert_close(ensemble(x, labels), alone(x, labels), rtol=tolerance, atol=0)
+        assert ensemble.loss_weights() == {"loss_0": pytest.approx(1.0, rel=tolerance)}
 
 
+@pytest.mark.parametrize("scale", ["cumulative", 0.9])
+@pytest.mark.parametrize("make", [LearnedSimplex, SquaredWeights])
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=4), st.data())
-def test_the_first_total_is_the_mean_of_the_losses_for_any_prior(values, data):
+def test_the_first_total_is_the_mean_of_the_losses_for_any_prior(make, scale, values, data):
+    """To float32, in which the weights start; exactly, it is their sum that multiplies the mean."""
     prior = [data.draw(st.floats(1.0, 2.0)) for _ in values]
-    ensemble = told(*[(v,) for v in values], weighting=LearnedSimplex(prior=prior))
+    ensemble = told(*[(v,) for v in values], weighting=make(prior=prior), scale=scale)
     x, labels = batch_of()
-    assert ensemble(x, labels).item() == pytest.approx(sum(values) / len(values), rel=1e-6)
+    total, mean = ensemble(x, labels).item(), sum(values) / len(values)
+    assert total == pytest.approx(mean, rel=1e-6)
+    weights = list(ensemble.loss_weights().values())
+    penalty = 1e4 * (sum(weights) - 1) ** 2 if make is SquaredWeights else 0.0
+    assert total == pytest.approx(sum(weights) * mean + penalty, rel=1e-12)
+    assert weights == pytest.approx([p / sum(prior) for p in prior], rel=1e-6)
+
+
+def test_the_published_total_holds_the_penalty_of_weights_that_have_moved():
+    ensemble = told((2.0, 1.0), (3.0, 5.0), weighting=SquaredWeights(prior=[1, 2], penalty=7.0))
+    x, labels = batch_of()
+    ensemble(x, labels)
+    with torch.no_grad():
+        ensemble.weighting.roots.copy_(torch.tensor([0.5, 1.0]))
+    weights, means = [0.25 + 0.125, 1.0 + 0.125], [1.5, 4.0]
+    terms = [w * 2.75 / m * v for w, m, v in zip(weights, means, [1.0, 5.0], strict=True)]
+    expected = sum(terms) + 7.0 * (sum(weights) - 1) ** 2
+    assert ensemble(x, labels).item() == pytest.approx(expected, rel=1e-12)
 
 
 @given(
@@ -245,11 +276,12 @@ def test_a_silent_loss_has_the_factor_one():
     assert ensemble.eval()(x, labels).item() == pytest.approx(2.0 * 0.5 + 3.0)
 
 
-def test_a_value_that_is_not_finite_is_returned_and_not_counted():
-    ensemble = told((1.0, math.nan, 3.0), (2.0, 2.0, 2.0))
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_returned_and_not_counted(bad):
+    ensemble = told((1.0, bad, 3.0), (2.0, 2.0, 2.0))
     x, labels = batch_of()
     assert ensemble(x, labels).isfinite()
-    assert ensemble(x, labels).isnan()
+    assert ensemble(x, labels).item() == pytest.approx(bad, nan_ok=True)
     assert ensemble(x, labels).isfinite()
     assert ensemble.running_mean.tolist() == [2.0, 2.0]
     assert ensemble.num_batches.tolist() == [2, 3]
@@ -320,8 +352,10 @@ def test_slices_are_heads_that_live_in_the_trunk():
     ensemble = WeightedLossEnsemble(members, heads=[2, 4], weighting=weighting, scale=None)
     expected = members["a"](x[:, :2], labels) + members["b"](x[:, 2:], labels)
     torch.testing.assert_close(ensemble(x, labels), expected)
-    with pytest.raises(ValueError, match="embeddings: expected 6 columns, the sum of the sizes"):
-        ensemble(x[:, :5], labels)
+    for columns in (5, 7):
+        message = f"embeddings: expected 6 columns, .* got {columns} columns"
+        with pytest.raises(ValueError, match=message):
+            ensemble(x.repeat(1, 2)[:, :columns], labels)
 
 
 def test_a_loss_sends_no_gradient_to_the_head_of_another():
@@ -382,6 +416,28 @@ def test_diversity_is_the_mean_over_pairs_and_rows():
     assert ensemble(x, labels).item() == pytest.approx(9.0 - total, rel=1e-12)
 
 
+def test_heads_farther_apart_than_the_margin_cost_nothing_and_are_left_alone():
+    heads = unit_heads([torch.eye(3)[:1], -torch.eye(3)[:1]])  # 2 apart
+    ensemble = told((0.0,), (0.0,), heads=heads, diversity_weight=1.0, diversity_margin=1.9)
+    value = ensemble(torch.zeros(1, SIZE, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
+    assert value.item() == 0.0
+    value.backward()
+    assert all((p.grad == 0).all() for p in ensemble.heads.parameters())
+
+
+def test_the_diversity_of_one_head_or_of_unlike_ones_is_refused():
+    x = torch.zeros(4, 3)
+    for heads, message in (
+        ([x], "heads: expected two at least; got 1"),
+        ([x, x, x[:, :1]], r"heads: expected one shape, \(4, 3\); got \(4, 1\)"),
+        ([x, x[:1]], r"heads: expected one shape, \(4, 3\); got \(1, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head_diversity(heads)
+    with pytest.raises(ValueError, match="margin: expected a finite number; got nan"):
+        head_diversity([x, x], margin=math.nan)
+
+
 @pytest.mark.parametrize("num", [2, 3, 4, 5])
 def test_unit_heads_are_farthest_apart_in_a_regular_simplex(num):
     corners = torch.eye(num) - 1 / num
@@ -414,6 +470,19 @@ def test_embed_weighs_squared_distances_and_keeps_unit_norm():
     torch.testing.assert_close(x.norm(dim=1), torch.ones(4, dtype=torch.float64))
     shared = told((1.0,), (1.0,))
     assert shared.embed(x) is x
+
+
+def test_embed_weighs_slices_in_float32_at_least_and_refuses_other_rows():
+    ensemble = told((1.0,), (1.0,), heads=[2, 4], weighting=FixedWeights([4.0, 0.25]))
+    x, _ = batch_of()
+    expected = torch.cat([2.0 * x[:, :2], 0.5 * x[:, 2:]], dim=1)
+    torch.testing.assert_close(ensemble.embed(x), expected, rtol=1e-12, atol=0)
+    assert ensemble.embed(x.half()).dtype == torch.float32
+    with pytest.raises(ValueError, match="features: expected 6 columns, the sum of the sizes of h"):
+        ensemble.embed(x[:, :5])
+    for other in (ensemble, told((1.0,))):
+        with pytest.raises(ValueError, match="features: expected a floating tensor of shape"):
+            other.embed(x.long())
 
 
 # ---------------------------------------------------------------- in the library
@@ -474,6 +543,15 @@ def test_references_are_passed_on_or_refused_by_name():
         WeightedLossEnsemble(pairs)(x, labels, None, ref, ref_labels)
 
 
+def test_references_of_another_type_are_compared_in_that_of_the_rows():
+    x, labels = batch_of(dtype=torch.float32)
+    ref, ref_labels = batch_of(7, seed=5)
+    ensemble = WeightedLossEnsemble([LiftedStructureLoss(), losses.ContrastiveLoss()], scale=None)
+    found = ensemble(x, labels, None, ref, ref_labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, ensemble(x, labels, None, ref.float(), ref_labels))
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_miners_may_be_a_mapping_or_a_list(as_list):
     x, labels = batch_of()
@@ -495,15 +573,52 @@ def test_groups_hold_every_parameter_once():
     members = {**three_losses(), "field": field, "again": shared, "and_again": shared}
     ensemble = WeightedLossEnsemble(members, heads=heads_of(members, SIZE))
     groups = ensemble.param_groups(lr=0.01, weight_decay=0.1, weighting_lr=0.5)
+    assert all(group["params"] for group in groups)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted({id(p) for p in ensemble.parameters()})
     by_id = {id(p): group for group in groups for p in group["params"]}
     of_field = by_id[id(field.proxies)]
     assert (of_field["lr"], of_field["weight_decay"]) == (1.0, 0.0)  # as the loss itself asks
-    assert by_id[id(ensemble.heads["again"].weight)]["weight_decay"] == 0.1
+    of_head = by_id[id(ensemble.heads["again"].weight)]
+    assert (of_head["lr"], of_head["weight_decay"]) == (0.01, 0.1)
     (logits,) = ensemble.weighting.parameters()
     assert (by_id[id(logits)]["lr"], by_id[id(logits)]["weight_decay"]) == (0.5, 0.0)
     torch.optim.Adam(groups)
+
+
+class OwnGroups(Given):
+    """A loss that wants half of the rate, all of the decay, and a setting of its own."""
+
+    def __init__(self):
+        super().__init__(1.0)
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def param_groups(self, lr, weight_decay=0.0):
+        group = {"params": list(self.parameters()), "lr": lr / 2, "weight_decay": weight_decay}
+        return [{**group, "betas": (0.5, 0.9)}]
+
+
+def test_a_loss_with_groups_of_its_own_is_told_rate_and_decay_at_any_depth():
+    inner = WeightedLossEnsemble({"own": OwnGroups()})
+    ensemble = WeightedLossEnsemble({"inner": inner, "own": OwnGroups()})
+    groups = ensemble.param_groups(lr=0.01, weight_decay=0.1)
+    by_id = {id(p): group for group in groups for p in group["params"]}
+    for loss in (inner.losses["own"], ensemble.losses["own"]):
+        group = by_id[id(loss.weight)]
+        assert (group["lr"], group["weight_decay"], group["betas"]) == (0.005, 0.1, (0.5, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": 0.0}, "lr: expected a finite number > 0; got 0.0"),
+        ({"lr": 0.1, "weight_decay": -0.1}, "weight_decay: expected a finite number >= 0; got -0"),
+        ({"lr": 0.1, "weighting_lr": 0.0}, "weighting_lr: expected a finite number > 0; got 0.0"),
+    ],
+)
+def test_groups_of_impossible_rates_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        told((1.0,)).param_groups(**arguments)
 
 
 def test_statistics():
@@ -512,11 +627,18 @@ def test_statistics():
     assert (ensemble.value_loss_0, ensemble.value_loss_1) == (2.0, 3.0)
     assert ensemble.weight_loss_0 == pytest.approx(2 / 3)
     options = {"heads": [3, 3], "diversity_weight": 1.0, "diversity_margin": 9.0}
-    options["weighting"] = SquaredWeights()
-    ensemble = told((2.0,), (3.0,), collect_stats=True, **options)
+    ensemble = told((2.0,), (3.0,), collect_stats=True, weighting=SquaredWeights(), **options)
     parts = ensemble(*batch_of()).item() - 2.5
     assert ensemble.value_weight_sum_penalty == pytest.approx(0, abs=1e-9)
     assert ensemble.value_diversity_loss == pytest.approx(parts, rel=1e-6)
+    assert ensemble._record_these == ["diversity_weight", "diversity_margin"]
+    of_losses = ["value_loss_0", "value_loss_1"]
+    of_terms = ["value_weight_sum_penalty", "value_diversity_loss"]
+    of_weights = ["weight_loss_0", "weight_loss_1"]
+    assert ensemble._record_these_stats == of_losses + of_terms + of_weights
+    silent = told((2.0,), (3.0,), weighting=SquaredWeights(), **options)
+    silent(*batch_of())
+    assert not any(hasattr(silent, name) for name in of_losses + of_terms + of_weights)
 
 
 @pytest.mark.skipif(not hasattr(Exception, "add_note"), reason="Python 3.11 has notes")
@@ -532,6 +654,23 @@ class Wide(nn.Module):
         return (embeddings @ torch.zeros(SIZE + 1, 1)).sum()
 
 
+class Refusing(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, embeddings, labels, indices_tuple=None):
+        raise self.error("no such rows")
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, AssertionError])
+def test_what_a_loss_refuses_is_a_value_error_with_its_name(kind):
+    ensemble = WeightedLossEnsemble({"pairs": losses.ContrastiveLoss(), "own": Refusing(kind)})
+    with pytest.raises(ValueError, match=r"^losses\['own'\], Refusing: no such rows$") as error:
+        ensemble(*batch_of())
+    assert isinstance(error.value.__cause__, kind)
+
+
 @pytest.mark.parametrize("given_in", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("held", [torch.float32, torch.float64])
 def test_any_type_of_rows_and_parameters(given_in, held):
@@ -544,7 +683,8 @@ def test_any_type_of_rows_and_parameters(given_in, held):
     value.backward()
     exact = WeightedLossEnsemble(members, heads=heads_of(members)).double()
     expected = exact(x.detach().double(), labels)
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    exactly = torch.float64 in (given_in, held)  # the wider type of rows and parameters
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12 if exactly else 1e-5)
     assert {p.dtype for p in ensemble.parameters()} == {held}
     assert x.grad.isfinite().all()
 
@@ -632,9 +772,14 @@ MISUSE = [
         lambda: WeightedLossEnsemble({"a": TRIPLET(reducer=reducers.DoNothingReducer())}),
         r"losses\['a'\]: expected a loss that reduces; got DoNothingReducer. Leave",
     ),
-    (
-        lambda: WeightedLossEnsemble([TRIPLET()] * 4, weighting=LearnedSimplex([20, 1, 1, 1])),
-        "prior",
+    *(
+        (
+            lambda make=make: WeightedLossEnsemble([TRIPLET()] * 4, weighting=make([20, 1, 1, 1])),
+            r"^prior: expected shares of the sum above the floor 0\.0625; "
+            r"got \[0\.8696, 0\.0435, 0\.0435, 0\.0435\]\. "
+            r"Raise the smallest entries or lower `floor`\.$",
+        )
+        for make in (LearnedSimplex, SquaredWeights)
     ),
     (
         lambda: WeightedLossEnsemble(
@@ -688,6 +833,14 @@ MISUSE = [
         "diversity_weight: expected 0 without heads",
     ),
     (
+        lambda: WeightedLossEnsemble([TRIPLET()], heads=[2], diversity_weight=1),
+        "diversity_weight: expected 0 without heads, and with a single loss; got 1",
+    ),
+    (
+        lambda: WeightedLossEnsemble([TRIPLET()] * 2, heads=[2, 3], diversity_weight=1),
+        r"heads: expected one size for all, to measure diversity; got \[2, 3\]",
+    ),
+    (
         lambda: WeightedLossEnsemble([TRIPLET()], heads=[2], diversity_margin=0),
         "diversity_margin: expected a finite number > 0; got 0",
     ),
@@ -716,9 +869,24 @@ def test_misuse_is_refused_at_construction(construct, message):
         construct()
 
 
-class Rows(nn.Module):
+class Returning(nn.Module):
+    """A loss that returns what this makes of the rows."""
+
+    def __init__(self, made_of):
+        super().__init__()
+        self.made_of = made_of
+
     def forward(self, embeddings, labels, indices_tuple=None):
-        return embeddings
+        return self.made_of(embeddings)
+
+
+def test_a_loss_may_return_its_number_in_a_vector_of_one():
+    x, labels = batch_of()
+    members = [Returning(lambda rows: rows.square().sum().reshape(1)), Given(2.0)]
+    ensemble = WeightedLossEnsemble(members, weighting=FixedWeights([1.0, 3.0]), scale=None)
+    value = ensemble(x, labels)
+    assert value.shape == ()
+    assert value.item() == pytest.approx(x.square().sum().item() + 6.0, rel=1e-12)
 
 
 def test_misuse_is_refused_in_a_call():
@@ -734,10 +902,10 @@ def test_misuse_is_refused_in_a_call():
         ValueError, match="indices_tuple: expected None where every loss has a miner"
     ):
         all_mined(x, labels, miner(x, labels))
-    with pytest.raises(
-        ValueError, match=r"losses\['loss_0'\]: expected a loss that returns one num"
-    ):
-        WeightedLossEnsemble([Rows()], scale=None)(x, labels)
+    for made_of, came in ((lambda rows: rows, r"shape \(12, 6\)"), (lambda rows: 1.0, "float")):
+        message = rf"^losses\['loss_0'\]: expected a loss that returns one number; got {came}"
+        with pytest.raises(ValueError, match=message):
+            WeightedLossEnsemble([Returning(made_of)], scale=None)(x, labels)
     weighting = LearnedSimplex()
     WeightedLossEnsemble([TRIPLET()], weighting=weighting)
     with pytest.raises(ValueError, match="weighting: expected a strategy of its own for each"):
@@ -811,6 +979,25 @@ def test_gradient_based_strategies_see_the_gradient_of_each_loss(kind, requires_
     assert extra == pytest.approx((norms - norms.mean()).abs().sum().item(), rel=1e-9)
 
 
+def test_views_of_frozen_rows_have_a_gradient_only_where_one_can_be_taken():
+    class Seeing(LossWeighting):
+        takes_gradients = True
+
+        def forward(self, losses, raw, shared):
+            self.seen = [view.requires_grad for view in shared]
+            return Weighted(losses)
+
+    x, labels = batch_of()
+    ensemble = told((1.0,), (2.0,), weighting=Seeing())
+    assert ensemble(x, labels).requires_grad
+    assert ensemble.weighting.seen == [True, True]
+    with torch.no_grad():
+        ensemble(x, labels)
+    assert ensemble.weighting.seen == [False, False]
+    assert not ensemble.eval()(x, labels).requires_grad
+    assert ensemble.weighting.seen == [False, False]
+
+
 def test_strategies_of_history_see_raw_values_and_others_scaled_ones():
     x, labels = batch_of()
     ensemble = told((8.0, 8.0, 2.0), (1.0, 1.0, 1.0), weighting=DynamicWeightAverage())
@@ -879,7 +1066,22 @@ def test_a_half_ensemble_keeps_means_in_float32_and_members_in_half(dtype):
     for _ in range(3):
         assert ensemble(x, labels).isfinite()
     assert ensemble.running_mean.dtype == torch.float32
+    assert ensemble.num_batches.dtype == torch.int64
     assert ensemble.losses["loss_0"].proxies.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_move_to_half_rounds_no_mean_and_stays_finite(dtype):
+    ensemble = told((2e5,), (0.1,)).float()  # float16 ends at 65504
+    x, labels = batch_of()
+    ensemble(x, labels)
+    means, expected = ensemble.running_mean.clone(), ensemble.eval()(x, labels).item()
+    ensemble.to(dtype)
+    assert torch.equal(ensemble.running_mean, means)
+    assert ensemble(x, labels).item() == pytest.approx(expected, rel=1e-2)  # weights are half now
+    ensemble.double()
+    assert ensemble.running_mean.dtype == torch.float64
+    assert ensemble.to("meta", dtype).running_mean.device.type == "meta"
 
 
 def test_nested_ensembles():
@@ -909,20 +1111,33 @@ def test_a_failed_construction_leaves_the_strategy_free():
     WeightedLossEnsemble([TRIPLET()], weighting=weighting)
 
 
-def test_a_strategy_that_returns_something_else_is_refused():
+@pytest.mark.parametrize(
+    ("extra", "returned"),
+    [
+        ("extra", lambda losses: Weighted(losses)),
+        (None, lambda losses: Weighted(losses, losses.sum())),
+        (None, lambda losses: Weighted(losses[:1])),
+        (None, lambda losses: losses),
+    ],
+    ids=["no_extra_term", "an_extra_term_without_name", "too_few", "no_weighted"],
+)
+def test_a_strategy_that_returns_something_else_is_refused(extra, returned):
     class Wrong(LossWeighting):
-        extra_name = "extra"
+        extra_name = extra
 
         def forward(self, losses, raw, shared):
-            return Weighted(losses)
+            return returned(losses)
 
-    with pytest.raises(ValueError, match="weighting: expected Weighted terms"):
-        told((1.0,), weighting=Wrong())(*batch_of())
+    with pytest.raises(
+        ValueError, match=r"weighting: expected Weighted terms \(2,\), and an extra"
+    ):
+        told((1.0,), (2.0,), weighting=Wrong())(*batch_of())
 
 
 def test_a_strategy_of_one_s_own():
     class Worst(LossWeighting):
         def forward(self, losses, raw, shared):
+            self.raw, self.shared = raw, shared
             self.last = (raw == raw.max()).to(losses)
             return Weighted(self.last * losses)
 
@@ -930,6 +1145,10 @@ def test_a_strategy_of_one_s_own():
             return self.last
 
     x, labels = batch_of()
+    x.requires_grad_()
     ensemble = told((1.0,), (5.0,), weighting=Worst(), scale=None)
     assert ensemble(x, labels).item() == 5.0
+    assert ensemble.weighting.raw.tolist() == [1.0, 5.0]
+    assert not ensemble.weighting.raw.requires_grad
+    assert ensemble.weighting.shared is x  # views are for strategies that take gradients
     assert ensemble.loss_weights() == {"loss_0": 0.0, "loss_1": 1.0}
