@@ -21,9 +21,16 @@ from pml_extras.functional.potential_field import (
     potential_field_energy,
 )
 from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
+from pml_extras.functional.zero_shot_prediction import (
+    alternate_classes,
+    ridge_regressor,
+    zero_shot_prediction,
+    zero_shot_targets,
+)
 
 __all__ = [
     "FieldEnergy",
+    "alternate_classes",
     "binomial_deviance",
     "dense_potential_field_energy",
     "distance_preserving",
@@ -37,9 +44,12 @@ __all__ = [
     "minimum_norm_weights",
     "neighbour_attention",
     "potential_field_energy",
+    "ridge_regressor",
     "scale_factors",
     "segment_logsumexp",
     "smoothed_cross_entropy",
     "smoothing_over_all",
     "weighted_concatenation",
+    "zero_shot_prediction",
+    "zero_shot_targets",
 ]
