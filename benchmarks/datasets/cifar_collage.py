@@ -13,8 +13,8 @@ of large outdoor things and scenes and of plants (6,000 and 800).
 A label is the super-class of a target; both halves have the same 16 of them and share no sub-class,
 which is what a class of :class:`benchmarks.datasets.split.Data` is here: its name says which half.
 Made of it: quadrants of 32 x 32, collages of 64 x 64, RGB in [0, 1]; see
-:mod:`benchmarks.datasets.collage`. The paper subtracts 0.5, which the first batch norm does too, but
-for the border that convolutions pad with 0.
+:mod:`benchmarks.datasets.collage`. The paper subtracts 0.5, which the first batch norm does too,
+but for the border that convolutions pad with 0.
 """
 
 import pickle

@@ -250,6 +250,6 @@ def test_other_counts_and_a_damaged_file_of_cifar_are_refused(cifar_root: Path) 
     assert cifar_collage.place(cifar_root) == str(cifar_root)
     (cifar_root / "cifar-100-python" / "train").write_bytes(b"damaged")
     with pytest.raises(
-        ValueError, match="cifar_collage: expected the official files in .*corrupted"
+        ValueError, match=r"cifar_collage: expected the official files in .*corrupted"
     ):
         cifar_collage.load(cifar_root, train_images=3, test_images=2)
