@@ -182,5 +182,6 @@ NOT_LOSSES: tuple[str, ...] = (
     "inference.reciprocal_batches",
     "inference.refine_with_neighbours",
     "nn.MessagePassingNetwork",
+    "pooling.GeneralizedSumPooling",
     "samplers.EpochMPerClassSampler",
 )
