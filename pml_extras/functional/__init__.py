@@ -2,6 +2,13 @@
 
 from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
 from pml_extras.functional.distance_preserving import distance_preserving
+from pml_extras.functional.farthest_first import farthest_first
+from pml_extras.functional.generalized_sum_pooling import (
+    sum_pooling_plan,
+    sum_pooling_weights,
+    unit_ball,
+    unit_ball_cost,
+)
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
 from pml_extras.functional.loss_ensemble import (
     head_diversity,
@@ -36,6 +43,7 @@ __all__ = [
     "distance_preserving",
     "euclidean_distance",
     "explicit_neighbour_attention",
+    "farthest_first",
     "generalized_lifted_structure",
     "head_diversity",
     "lifted_structure",
@@ -49,6 +57,10 @@ __all__ = [
     "segment_logsumexp",
     "smoothed_cross_entropy",
     "smoothing_over_all",
+    "sum_pooling_plan",
+    "sum_pooling_weights",
+    "unit_ball",
+    "unit_ball_cost",
     "weighted_concatenation",
     "zero_shot_prediction",
     "zero_shot_targets",

@@ -224,6 +224,7 @@ NOT_LOSSES: tuple[str, ...] = (
     "inference.reciprocal_batches",
     "inference.refine_with_neighbours",
     "nn.MessagePassingNetwork",
+    "pooling.GeneralizedSumPooling",
     "reducers.BatchSizeReducer",
     "samplers.EpochMPerClassSampler",
 )
