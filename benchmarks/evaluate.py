@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from benchmarks.datasets.split import Split
+from benchmarks.quadrants import weight_on_target
 from benchmarks.quiet import quiet_pml
 
 RECALLS = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8")
@@ -87,7 +88,8 @@ def evaluate(
     nmi: bool = False,
     unit_rows: bool = True,
 ) -> Evaluation:
-    """Every image of the split is a query against all others, by Euclidean distance."""
+    """Every image of the split is a query against all others, by Euclidean distance; of collages
+    the weight on the target too, where the trunk has a pooling with weights."""
     largest_class = int(torch.bincount(split.labels).max())
     calculator = RetrievalCalculator(
         include=(*METRICS, "NMI") if nmi else METRICS,
@@ -106,4 +108,5 @@ def evaluate(
     with quiet_pml():
         found = tester.test({"test": TensorDataset(split.images, split.labels)}, 0, trunk)["test"]
     metrics = {name: float(found[f"{name}_level0"]) for name in calculator.get_curr_metrics()}
+    metrics |= weight_on_target(trunk, split, device)
     return Evaluation(metrics, kept[0].cpu())

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.trainers import MetricLossOnly
 from pytorch_metric_learning.utils import common_functions as pml_globals
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from benchmarks.best import Best, Point, criterion_of
@@ -23,7 +24,7 @@ from benchmarks.provenance import provenance
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.recipes.budget import OPTIMIZERS
-from benchmarks.trunk import GREY, Retrieval, Trunk
+from benchmarks.trunk import GREY, MapTrunk, Retrieval, Trunk
 
 CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r")
 
@@ -65,10 +66,18 @@ class Result:
     selected_on: str | None
 
 
-def seeded_trunk(embedding_size: int, seed: int, image: Sequence[int] = GREY) -> Trunk:
-    """The same weights for every recipe of a seed, for images of this (channels, H, W)."""
+def seeded_trunk(
+    embedding_size: int,
+    seed: int,
+    image: Sequence[int] = GREY,
+    pooling: Callable[[int, int], nn.Module] | None = None,
+) -> Trunk | MapTrunk:
+    """For images of this (channels, H, W), the same weights for every recipe of a seed, but for
+    what a pooling adds."""
     torch.manual_seed(seed)
-    return Trunk(embedding_size, image)
+    if pooling is None:
+        return Trunk(embedding_size, image)
+    return MapTrunk(embedding_size, image, pooling)
 
 
 def seeded_sampler(data: Data, budget: Budget, seed: int) -> MPerClassSampler:
@@ -103,7 +112,8 @@ def run(
     began = time.perf_counter()
     settings = recipe.settings(data.name, budget)
     image = data.train.images.shape[1:]
-    trunk = seeded_trunk(budget.embedding_size, seed, image).to(device)
+    pooling = recipe.pooling and partial(recipe.pooling, **recipe.pooling_args)
+    trunk = seeded_trunk(budget.embedding_size, seed, image, pooling).to(device)
     watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step)
     loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
     if loss is not None:
@@ -157,7 +167,10 @@ def _train(
             optimizers=optimizers,
             batch_size=budget.batch_size,
             loss_funcs={"metric_loss": loss},
-            mining_funcs=recipe.make_miners(),
+            mining_funcs={
+                name: _of_embeddings(miner, budget.embedding_size)
+                for name, miner in recipe.make_miners().items()
+            },
             dataset=TensorDataset(data.train.images, data.train.labels),
             data_device=watch.device,
             sampler=sampler,
@@ -168,6 +181,11 @@ def _train(
         )
         watch.start()
         trainer.train(num_epochs=budget.epochs)
+
+
+def _of_embeddings(miner: nn.Module, width: int) -> Callable[[Tensor, Tensor], Any]:
+    """The miner, which sees the first ``width`` columns and not what a pooling appends."""
+    return lambda rows, labels: miner(rows[:, :width], labels)
 
 
 class _Watch:

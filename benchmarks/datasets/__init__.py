@@ -4,7 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.datasets import digits, flowers, omniglot, omniglot_validation, pets
+from benchmarks.datasets import (
+    cifar_collage,
+    digits,
+    flowers,
+    omniglot,
+    omniglot_collage,
+    omniglot_validation,
+    pets,
+)
 from benchmarks.datasets.split import Data
 
 
@@ -39,6 +47,8 @@ DATASETS = {
         Dataset("omniglot_ensemble", omniglot.NEEDS, _omniglot_ensemble, omniglot.place),
         Dataset("flowers", flowers.NEEDS, flowers.load, flowers.place),
         Dataset("pets", pets.NEEDS, pets.load, pets.place),
+        Dataset("omniglot_collage", omniglot.NEEDS, omniglot_collage.load, omniglot.place),
+        Dataset("cifar_collage", cifar_collage.NEEDS, cifar_collage.load, cifar_collage.place),
     )
 }
 

@@ -7,7 +7,7 @@ Files: images_background_small1.zip and images_background_small2.zip, checked by
 Split rule: the five alphabets of small1 train (136 classes, 2,720 images); the three alphabets of
 small2 that small1 has not, test (106 classes, 2,120 images); Greek and Latin of small2 are left
 out.
-Made of it: 105 x 105 one-bit drawings to 28 x 28 by area averaging, ink = 1.
+Made of it: 105 x 105 one-bit drawings to 28 x 28, or another size, by area averaging, ink = 1.
 """
 
 import hashlib
@@ -71,14 +71,22 @@ TEST = Archive(
 )
 
 
-def load(root: Path | None = None, *, train: Archive = TRAIN, test: Archive = TEST) -> Data:
-    """Both halves, from ``root``, from the folder in PML_EXTRAS_DATA, or downloaded once.
+def load(
+    root: Path | None = None,
+    *,
+    train: Archive = TRAIN,
+    test: Archive = TEST,
+    size: int = IMAGE_SIZE,
+) -> Data:
+    """Both halves, from ``root``, from the folder in PML_EXTRAS_DATA, or downloaded once; images of
+    ``size`` x ``size`` pixels.
 
     Raises:
         ValueError: a file is missing, damaged or has other counts, or the download failed.
     """
     halves = [
-        decode(_find(archive, root) or download(archive), archive) for archive in (train, test)
+        decode(_find(archive, root) or download(archive), archive, size)
+        for archive in (train, test)
     ]
     return Data("omniglot", train=halves[0], test=halves[1])
 
@@ -149,7 +157,7 @@ def _check_sum(path: Path, archive: Archive) -> None:
         )
 
 
-def decode(path: Path, archive: Archive) -> Split:
+def decode(path: Path, archive: Archive, size: int = IMAGE_SIZE) -> Split:
     """Every drawing of the archive's alphabets, in the order of alphabet, character, file name."""
     _check_sum(path, archive)
     try:
@@ -160,7 +168,7 @@ def decode(path: Path, archive: Archive) -> Split:
             )
             names = [_character(entry) for entry in drawings]
             chosen = [
-                (_pixels(file.read(str(entry))), name)
+                (_pixels(file.read(str(entry)), size), name)
                 for entry, name in zip(drawings, names, strict=True)
                 if name.split("/")[0] in archive.alphabets
             ]
@@ -168,7 +176,7 @@ def decode(path: Path, archive: Archive) -> Split:
         raise ValueError(
             f"{path}: expected a zip file of PNG drawings; got {error}. Fetch {archive.url} again."
         ) from error
-    split = _split([pixels for pixels, _ in chosen], [name for _, name in chosen])
+    split = _split([pixels for pixels, _ in chosen], [name for _, name in chosen], size)
     check_counts(str(path), split, classes=archive.classes, images=archive.images)
     return split
 
@@ -178,20 +186,20 @@ def _character(entry: PurePosixPath) -> str:
     return "/".join(entry.parts[-3:-1])
 
 
-def _pixels(png: bytes) -> NDArray[np.float32]:
+def _pixels(png: bytes, size: int = IMAGE_SIZE) -> NDArray[np.float32]:
     with Image.open(io.BytesIO(png)) as image:
         ink = ImageOps.invert(image.convert("L"))
-        small = ink.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
+        small = ink.resize((size, size), Image.Resampling.BOX)
     pixels: NDArray[np.float32] = np.asarray(small, dtype=np.float32) / np.float32(255)
     return pixels
 
 
-def _split(pixels: Sequence[NDArray[np.float32]], names: Sequence[str]) -> Split:
+def _split(pixels: Sequence[NDArray[np.float32]], names: Sequence[str], size: int) -> Split:
     classes = tuple(dict.fromkeys(names))
     number = {name: label for label, name in enumerate(classes)}
-    images = np.stack(pixels) if pixels else np.zeros((0, IMAGE_SIZE, IMAGE_SIZE), np.float32)
+    images = np.stack(pixels) if pixels else np.zeros((0, size, size), np.float32)
     return Split(
-        torch.from_numpy(images).unsqueeze(1),  # (N, 1, 28, 28)
+        torch.from_numpy(images).unsqueeze(1),  # (N, 1, size, size)
         torch.tensor([number[name] for name in names], dtype=torch.int64),
         classes,
     )

@@ -8,7 +8,7 @@ Made of a photograph: shorter side to 72, central 64 x 64, RGB in [0, 1]; nearly
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torchvision.transforms import v2
@@ -18,6 +18,7 @@ from benchmarks.datasets.split import Data, Split, check_counts
 
 RESIZED, CROPPED = 72, 64
 Pictures = Iterable[tuple[Any, int]]  # tensor, class
+Files = TypeVar("Files")
 
 
 def transform() -> Callable[[Any], Any]:
@@ -36,6 +37,28 @@ def transform() -> Callable[[Any], Any]:
 def root_of(root: Path | None) -> Path | None:
     """``--data-root``, or the folder in PML_EXTRAS_DATA, or None."""
     return root or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
+
+
+def read(name: str, root: Path | None, files: Callable[[Path], Files]) -> Files:
+    """What ``files`` makes of the folder with the official files of this data set.
+
+    Raises:
+        ValueError: no folder is named, or ``files`` finds it incomplete.
+    """
+    folder = root_of(root)
+    way_out = (
+        f"Pass --data-root FOLDER (or set {ENVIRONMENT}); to fetch the files once: "
+        f'python -c "from pathlib import Path; from benchmarks.datasets import {name}; '
+        f"{name}.load(Path('FOLDER'), download=True)\"."
+    )
+    if folder is None:
+        raise ValueError(f"{name}: expected a folder with the official files; got none. {way_out}")
+    try:
+        return files(folder)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            f"{name}: expected the official files in {folder}; got {error}. {way_out}"
+        ) from error
 
 
 def load(
@@ -58,20 +81,7 @@ def load(
     Raises:
         ValueError: no folder is named, it lacks the files, or the counts are others.
     """
-    folder = root_of(root)
-    way_out = (
-        f"Pass --data-root FOLDER (or set {ENVIRONMENT}); to fetch the files once: "
-        f'python -c "from pathlib import Path; from benchmarks.datasets import {name}; '
-        f"{name}.load(Path('FOLDER'), download=True)\"."
-    )
-    if folder is None:
-        raise ValueError(f"{name}: expected a folder with the official files; got none. {way_out}")
-    try:
-        pairs = [pair for part in parts(folder) for pair in part]
-    except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{name}: expected the official files in {folder}; got {error}. {way_out}"
-        ) from error
+    pairs = read(name, root, lambda folder: [pair for part in parts(folder) for pair in part])
     pictures = torch.stack([picture for picture, _ in pairs])  # (N, 3, 64, 64)
     labels = torch.tensor([label for _, label in pairs], dtype=torch.int64)
     whole = Split(pictures, labels, names)

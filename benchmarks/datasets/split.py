@@ -15,14 +15,17 @@ class Split:
     """One part of a data set.
 
     Args:
-        images: (N, channels, H, W) float32 in [0, 1]; of drawings (N, 1, 28, 28), ink is 1.
+        images: (N, channels, H, W) float32 in [0, 1]; of drawings one channel, ink is 1.
         labels: (N,) int64 into ``classes``.
         classes: names that are unique over all parts.
+        target_quadrant: of collages, (N,) int64 in 0..3 in reading order; see
+            :mod:`benchmarks.datasets.collage`.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    target_quadrant: Tensor | None = None
 
     def only(self, chosen: Callable[[str], bool]) -> "Split":
         """The classes whose names are chosen, numbered anew."""
@@ -33,6 +36,7 @@ class Split:
             self.images[of_kept],
             number[self.labels[of_kept]],
             tuple(name for name in self.classes if chosen(name)),
+            None if self.target_quadrant is None else self.target_quadrant[of_kept],
         )
 
 

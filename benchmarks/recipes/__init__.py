@@ -2,6 +2,7 @@
 
 from benchmarks.recipes import (
     baselines,
+    generalized_sum_pooling,
     intra_batch_connections,
     lifted_structure,
     loss_ensemble,
@@ -21,6 +22,7 @@ RECIPES = {
         *intra_batch_connections.VARIANTS,
         *loss_ensemble.ENSEMBLES,
         *loss_ensemble.MEMBERS.values(),
+        *generalized_sum_pooling.RECIPES,
         *baselines.RECIPES,
     )
 }

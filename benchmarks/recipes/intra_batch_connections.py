@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.recipes.budget import Budget, Groups
-from benchmarks.recipes.recipe import Recipe
+from benchmarks.recipes.budget import Budget
+from benchmarks.recipes.recipe import Recipe, at_the_rate_of_the_trunk
 from benchmarks.recipes.schedule import TEST_SELECTED, ReloadAndDrop
 from pml_extras.losses import IntraBatchConnectionsLoss
 from pml_extras.samplers import EpochMPerClassSampler
@@ -32,11 +32,6 @@ class WithoutMessages(IntraBatchConnectionsLoss):
                 for parameter in attention.out_proj.parameters():
                     nn.init.zeros_(parameter)
                 attention.requires_grad_(False)  # the rest of it has no gradient either
-
-
-def at_the_rate_of_the_trunk(loss: IntraBatchConnectionsLoss, budget: Budget) -> Groups:
-    """The network and both classifiers, with the trunk's weight decay too."""
-    return loss.param_groups(budget.trunk_lr, weight_decay=budget.weight_decay)
 
 
 def every_image_a_pass(labels: Tensor, budget: Budget, seed: int) -> EpochMPerClassSampler:

@@ -29,6 +29,12 @@ def own_parameters(loss: nn.Module, budget: Budget) -> Groups:
     return [group] if parameters else []
 
 
+def at_the_rate_of_the_trunk(loss: Any, budget: Budget) -> Groups:
+    """As the loss itself groups its parameters, at the trunk's rate and weight decay."""
+    groups: Groups = loss.param_groups(budget.trunk_lr, weight_decay=budget.weight_decay)
+    return groups
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A method of the table: its loss and miner at their documented defaults.
@@ -38,7 +44,7 @@ class Recipe:
         title: as in the table.
         loss: its class, or a function that makes one; None leaves the trunk as it was initialised.
             With an ``embed`` method it has a say in what is retrieved with: that method's rows.
-        loss_args: what differs from its defaults.
+        loss_args: what differs from its defaults; a recipe stands for its loss.
         has_classes: True where the loss takes ``num_classes`` and ``embedding_size``.
         distance: its class; None is the default of the loss.
         distance_args: what differs from the defaults of the class.
@@ -49,6 +55,9 @@ class Recipe:
             again when it ends. None is the one that recipes of a seed share.
         schedule: None keeps the learning rates as they are.
         unit_rows: whether rows are divided by their norm before they are compared.
+        pooling: (channels, embedding_size) -> module that makes embeddings of maps, at the end of
+            :class:`benchmarks.trunk.MapTrunk`; None is the trunk that keeps every place of them.
+        pooling_args: what differs from its defaults.
 
     Raises:
         ValueError: the schedule selects on the test classes, and the title does not say so.
@@ -67,6 +76,8 @@ class Recipe:
     sampler: Callable[[Tensor, Budget, int], Iterable[int]] | None = None
     schedule: ReloadAndDrop | None = None
     unit_rows: bool = True
+    pooling: Callable[..., nn.Module] | None = None
+    pooling_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         on_test = self.schedule is not None and self.schedule.select_on == "test"
@@ -80,7 +91,12 @@ class Recipe:
         """A fresh loss for the training half."""
         if self.loss is None:
             return None
-        arguments = dict(self.loss_args)
+        arguments = {
+            name: value.make_loss(num_classes, embedding_size)
+            if isinstance(value, Recipe)
+            else value
+            for name, value in self.loss_args.items()
+        }
         if self.has_classes:
             arguments |= {"num_classes": num_classes, "embedding_size": embedding_size}
         if self.distance is not None:
@@ -103,6 +119,7 @@ class Recipe:
             **({"sampler": self.sampler.__name__} if self.sampler else {}),
             **({"schedule": asdict(self.schedule)} if self.schedule else {}),
             **({} if self.unit_rows else {"unit_rows": False}),
+            **({"pooling": _described(self.pooling, self.pooling_args)} if self.pooling else {}),
         }
 
 
@@ -135,6 +152,11 @@ def _plain(value: Any) -> Any:
         return {
             "loss": _described(value.loss, value.loss_args),
             "miner": _described(value.miner, value.miner_args),
+            **(
+                {"distance": _described(value.distance, value.distance_args)}
+                if value.distance
+                else {}
+            ),
         }
     if isinstance(value, Mapping):
         return {name: _plain(entry) for name, entry in value.items()}

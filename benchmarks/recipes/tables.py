@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from benchmarks.recipes import (
     baselines,
+    generalized_sum_pooling,
     intra_batch_connections,
     lifted_structure,
     loss_ensemble,
@@ -34,8 +35,8 @@ class Table:
         recipes: their names.
         seeds: of every row.
         said: pairs of recipes whose difference is put in words below the table.
-        best_of: recipes of which the best by mean Recall@1 is what all rows are compared with;
-            without any it is the first row.
+        best_of: recipes of which the best by mean Recall@1 is what all rows are compared with, or
+            a single one; without any it is the first row.
         claim: judged below the table.
     """
 
@@ -78,6 +79,20 @@ ENSEMBLES = Table(
         worse=MEMBERS,
     ),
 )
+AVERAGE, GSP, ZERO_SHOT = (
+    recipe.name
+    for recipe in (
+        generalized_sum_pooling.AVERAGE,
+        generalized_sum_pooling.GSP,
+        generalized_sum_pooling.ZERO_SHOT,
+    )
+)
+POOLINGS = Table(
+    tuple(recipe.name for recipe in generalized_sum_pooling.RECIPES),
+    seeds=(0, 1, 2, 3, 4),
+    said=((GSP, AVERAGE), (ZERO_SHOT, AVERAGE), (ZERO_SHOT, GSP)),
+    best_of=(AVERAGE,),
+)
 TABLES = {
     "digits": EVERY_LOSS,
     "omniglot": EVERY_LOSS,
@@ -101,4 +116,6 @@ TABLES = {
     "omniglot_ensemble": ENSEMBLES,
     "flowers": ENSEMBLES,
     "pets": ENSEMBLES,
+    "omniglot_collage": POOLINGS,
+    "cifar_collage": POOLINGS,
 }

@@ -46,6 +46,12 @@ COLOURS = {
     "triplet_margin_1": "#f0b27a",
     "binomial_deviance": "#d35400",
     "smoothed_proxy_nca": "#af7ac5",
+    "gsp": "#4a1486",
+    "gsp_zero_shot": "#c51b8a",
+    "average_pooling": "#1b9e77",
+    "max_pooling": "#d9a404",
+    "gem_pooling": "#7f5539",
+    "untrained_pooling": "#bdbdbd",
     "contrastive": "#e6550d",
     "triplet_semihard": "#fdae6b",
     "multi_similarity": "#a50f15",
@@ -56,7 +62,7 @@ COLOURS = {
 INK, GRID, RIGHT, WRONG = "#222222", "#e4e4e4", "#2ca25f", "#de2d26"
 CURVES = {"recall_at_1": "Recall@1", "mean_average_precision_at_r": "MAP@R"}
 FLOOR = "untrained"
-PML = "pytorch_metric_learning"
+PML, OURS = "pytorch_metric_learning", "pml_extras"
 GAP = 0.3  # of a tile, between a query and its neighbours
 
 
@@ -180,8 +186,11 @@ def _shown(selection: Selection) -> list[Method]:
 
 
 def _package(method: Method) -> str:
-    loss = method.runs[method.seeds[0]]["settings"]["loss"]
-    return "" if loss is None else str(loss["class"]).split(".")[0]
+    """Of the loss, or of the pooling where that is ours."""
+    settings = method.runs[method.seeds[0]]["settings"]
+    made = [settings["loss"], settings.get("pooling")]
+    packages = [str(part["class"]).split(".")[0] for part in made if part is not None]
+    return OURS if OURS in packages else packages[0] if packages else ""
 
 
 def _last(method: Method, metric: str) -> float:

@@ -20,6 +20,10 @@ class Method:
         """At the epoch that counts, in the order of the seeds."""
         return [self.runs[seed]["metrics"][metric] for seed in self.seeds]
 
+    def has(self, metric: str) -> bool:
+        """Whether every run measured it."""
+        return all(metric in run["metrics"] for run in self.runs.values())
+
     def minus(self, other: "Method", metric: str) -> list[float]:
         """This one's value minus the other one's, for each seed that both have."""
         return [

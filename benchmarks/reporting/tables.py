@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import t as student
 
+from benchmarks.quadrants import UNIFORM, WEIGHT_ON_TARGET
 from benchmarks.recipes import TABLES
 from benchmarks.recipes.tables import Claim, Table
 from benchmarks.reporting.selection import Method, Selection
@@ -22,6 +23,7 @@ COLUMNS = {
     "R-precision": "r_precision",
     "NMI": "NMI",
 }
+OF_SOME_ROWS = {"weight on target": WEIGHT_ON_TARGET}
 MISSING = "\N{EN DASH}"
 COMPARED = ("Recall@1", "MAP@R")
 
@@ -51,6 +53,8 @@ def table(selection: Selection) -> str:
         parts.append(judged)
     if said := in_words(selection, about.said):
         parts.append(said)
+    if aimed := on_target(selection):
+        parts.append(aimed)
     return "\n\n".join([*parts, *_flattered(selection), *selection.notes])
 
 
@@ -79,12 +83,20 @@ def _results(selection: Selection) -> str:
     columns = {
         name: metric
         for name, metric in COLUMNS.items()
-        if all(metric in run["metrics"] for m in selection.methods for run in m.runs.values())
+        if all(method.has(metric) for method in selection.methods)
+    }
+    of_some = {
+        name: metric
+        for name, metric in OF_SOME_ROWS.items()
+        if any(method.has(metric) for method in selection.methods)
     }
     rows = [
         {
             "method": _title(method, selection),
-            **{name: _percent(method.values(metric)) for name, metric in columns.items()},
+            **{
+                name: _percent(method.values(metric)) if method.has(metric) else MISSING
+                for name, metric in (columns | of_some).items()
+            },
             "ms per step": _cost(method, "seconds_per_training_step_median", 1e3),
             "peak MiB": _cost(method, "training_peak_mib", 1.0),
         }
@@ -103,6 +115,8 @@ def _reference(selection: Selection, best_of: Sequence[str]) -> tuple[Method, st
     if not candidates:
         return selection.methods[0], ""
     best = max(candidates, key=lambda method: interval(method.values("recall_at_1"))[0])
+    if len(best_of) == 1:
+        return best, ""
     chosen = (
         f", of {len(candidates)} the best by mean Recall@1 in the table above (a choice by these "
         "very results, which favours it)"
@@ -139,6 +153,32 @@ def in_words(selection: Selection, pairs: Sequence[tuple[str, str]]) -> str:
         [
             f"In words, from the 95 % t-intervals of the paired differences ({len(lines)} "
             "comparisons, looked at one by one: no correction for several):",
+            "",
+            *lines,
+        ]
+    )
+
+
+def on_target(selection: Selection) -> str:
+    """Whether poolings prefer the quadrant of the target; "" where no row has weights and two
+    seeds."""
+    lines = []
+    for method in (m for m in selection.methods if m.has(WEIGHT_ON_TARGET)):
+        mean, half = interval([100 * value for value in method.values(WEIGHT_ON_TARGET)])
+        if half is None:
+            continue
+        side = "above" if mean > 100 * UNIFORM else "below"
+        excluded = abs(mean - 100 * UNIFORM) > half
+        lines.append(
+            f"- {method.title}: {mean:.2f} ± {half:.2f} % over {len(method.seeds)} seeds: the "
+            f"interval {f'lies {side}' if excluded else 'contains'} {100 * UNIFORM:.0f} %."
+        )
+    if not lines:
+        return ""
+    return "\n".join(
+        [
+            "Part of the pooling weight on the quadrant of the target, mean of the test images "
+            f"(uniform weights: {100 * UNIFORM:.0f} %), ± half a 95 % t-interval over seeds:",
             "",
             *lines,
         ]

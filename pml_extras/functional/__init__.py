@@ -2,6 +2,13 @@
 
 from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
 from pml_extras.functional.distance_preserving import distance_preserving
+from pml_extras.functional.farthest_first import farthest_first
+from pml_extras.functional.generalized_sum_pooling import (
+    sum_pooling_plan,
+    sum_pooling_weights,
+    unit_ball,
+    unit_ball_cost,
+)
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
 from pml_extras.functional.loss_ensemble import (
     head_diversity,
@@ -21,14 +28,22 @@ from pml_extras.functional.potential_field import (
     potential_field_energy,
 )
 from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
+from pml_extras.functional.zero_shot_prediction import (
+    alternate_classes,
+    ridge_regressor,
+    zero_shot_prediction,
+    zero_shot_targets,
+)
 
 __all__ = [
     "FieldEnergy",
+    "alternate_classes",
     "binomial_deviance",
     "dense_potential_field_energy",
     "distance_preserving",
     "euclidean_distance",
     "explicit_neighbour_attention",
+    "farthest_first",
     "generalized_lifted_structure",
     "head_diversity",
     "lifted_structure",
@@ -37,9 +52,16 @@ __all__ = [
     "minimum_norm_weights",
     "neighbour_attention",
     "potential_field_energy",
+    "ridge_regressor",
     "scale_factors",
     "segment_logsumexp",
     "smoothed_cross_entropy",
     "smoothing_over_all",
+    "sum_pooling_plan",
+    "sum_pooling_weights",
+    "unit_ball",
+    "unit_ball_cost",
     "weighted_concatenation",
+    "zero_shot_prediction",
+    "zero_shot_targets",
 ]

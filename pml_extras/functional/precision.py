@@ -1,6 +1,7 @@
 """Which floating type a formula is computed in: never less than float32, whatever comes in."""
 
 import contextlib
+from functools import reduce
 from typing import Any
 
 import torch
@@ -46,3 +47,17 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
                 if name in copies:
                     buffer.copy_(copies[name])
     return result
+
+
+def call_in_widest(module: nn.Module, rows: Tensor, *others: Any) -> Any:
+    """``module(rows, *others)`` computed in the widest type of ``rows`` and of its parameters and
+    buffers, which keep theirs: losses of pml cast theirs in place."""
+    held = floating_dtypes(module)
+    given = {x.dtype for x in others if torch.is_tensor(x) and x.is_floating_point()}
+    if held | given <= {rows.dtype}:  # nothing to cast
+        return module(rows, *others)
+    dtype = reduce(torch.promote_types, held, rows.dtype)
+    cast = [
+        x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in (rows, *others)
+    ]
+    return call_in(dtype, module, *cast)

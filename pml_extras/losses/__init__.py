@@ -2,6 +2,7 @@
 
 from pml_extras.losses.binomial_deviance import BinomialDevianceLoss
 from pml_extras.losses.classification import ClassificationLoss
+from pml_extras.losses.contrastive_with_memory import DelayedMemoryLoss
 from pml_extras.losses.distance_preserving import DistancePreservingLoss
 from pml_extras.losses.intra_batch_connections import IntraBatchConnectionsLoss
 from pml_extras.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
@@ -9,10 +10,12 @@ from pml_extras.losses.loss_ensemble import WeightedLossEnsemble
 from pml_extras.losses.potential_field import PotentialFieldLoss
 from pml_extras.losses.smoothed_proxy_nca import SmoothedProxyNCALoss
 from pml_extras.losses.zabihzadeh_ensemble import zabihzadeh_ensemble, zabihzadeh_param_groups
+from pml_extras.losses.zero_shot_prediction import ZeroShotPredictionLoss
 
 __all__ = [
     "BinomialDevianceLoss",
     "ClassificationLoss",
+    "DelayedMemoryLoss",
     "DistancePreservingLoss",
     "GeneralizedLiftedStructureLoss",
     "IntraBatchConnectionsLoss",
@@ -20,6 +23,7 @@ __all__ = [
     "PotentialFieldLoss",
     "SmoothedProxyNCALoss",
     "WeightedLossEnsemble",
+    "ZeroShotPredictionLoss",
     "zabihzadeh_ensemble",
     "zabihzadeh_param_groups",
 ]

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import nn
 
 from pml_extras._checks import check_count, check_finite, refuse
+from pml_extras.losses._members import check_member
 
 
 def members_by_name(losses: Any) -> dict[str, nn.Module]:
@@ -26,11 +26,7 @@ def members_by_name(losses: Any) -> dict[str, nn.Module]:
         raise refuse("losses", "one at least", "none")
     names = [name for name, _ in pairs]
     for name, loss in pairs:
-        if not isinstance(loss, nn.Module):
-            raise refuse(f"losses[{name!r}]", "a loss, a torch module", type(loss).__name__)
-        if isinstance(getattr(loss, "reducer", None), DoNothingReducer):
-            way_out = "Leave its reducer out."
-            raise refuse(f"losses[{name!r}]", "a loss that reduces", "DoNothingReducer", way_out)
+        check_member(f"losses[{name!r}]", loss)
         if names.count(name) > 1:
             raise refuse("losses", "names that differ", f"{name!r} twice")
     return dict(pairs)

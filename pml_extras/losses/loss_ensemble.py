@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -22,8 +21,7 @@ from pml_extras.functional.loss_ensemble import (
 )
 from pml_extras.functional.precision import (
     at_least_float32,
-    call_in,
-    floating_dtypes,
+    call_in_widest,
     no_autocast,
 )
 from pml_extras.losses._loss_ensemble_arguments import (
@@ -33,6 +31,7 @@ from pml_extras.losses._loss_ensemble_arguments import (
     miners_by_name,
     sizes_or_modules,
 )
+from pml_extras.losses._members import member_groups, member_value, without_repeats
 from pml_extras.weighting import LearnedSimplex, LossWeighting, Weighted
 from pml_extras.weighting.base import ROUNDING
 
@@ -208,18 +207,13 @@ class WeightedLossEnsemble(FullPrecisionLoss):
             check_positive(weighting_lr=weighting_lr)
         groups: list[dict[str, Any]] = []
         for module in (*self.losses.values(), self.heads):
-            of_module = getattr(module, "param_groups", None)
             if isinstance(module, WeightedLossEnsemble):
                 groups += module.param_groups(lr, weight_decay, weighting_lr)
-            elif callable(of_module):
-                groups += of_module(lr, weight_decay)
             else:
-                groups.append(
-                    {"params": list(module.parameters()), "lr": lr, "weight_decay": weight_decay}
-                )
+                groups += member_groups(module, lr, weight_decay)
         learned = list(self.weighting.parameters())
         groups.append({"params": learned, "lr": weighting_lr or lr, "weight_decay": 0.0})
-        return _without_repeats(groups)
+        return without_repeats(groups)
 
     def compute_loss(
         self,
@@ -239,11 +233,14 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         references = (
             None if ref_emb is embeddings else self._outputs("ref_emb", [ref_emb] * len(views))
         )
-        values = []
+        values, miners = [], dict(self.miners.items())
         for j, name in enumerate(self._names):
             given = [outputs[j], labels]
             others = [] if references is None else [references[j], ref_labels]
-            values.append(self._value(name, given, indices_tuple, others))
+            loss, miner = self.losses[name], miners.get(name)
+            values.append(
+                member_value(f"losses[{name!r}]", loss, given, indices_tuple, others, miner)
+            )
         losses = torch.stack(values)  # (m,)
         raw = losses.detach()
         scaled = losses
@@ -284,29 +281,6 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         names += [] if self._extra_name is None else [self._extra_name]
         return names + [DIVERSITY] * (self.diversity_weight > 0)
 
-    def _value(
-        self,
-        name: str,
-        given: list[Any],
-        indices_tuple: tuple[Tensor, ...] | None,
-        references: list[Any],
-    ) -> Tensor:
-        loss = self.losses[name]
-        try:
-            if name in self.miners:
-                indices_tuple = self.miners[name](*given, *references)
-            value = _through(loss, *given, indices_tuple, *references)
-        except (ValueError, TypeError, AssertionError) as error:
-            raise ValueError(f"losses[{name!r}], {type(loss).__name__}: {error}") from error
-        except Exception as error:  # of its own type, such as too little memory
-            if hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(f"in losses[{name!r}], {type(loss).__name__}")
-            raise
-        if not torch.is_tensor(value) or value.numel() != 1:
-            came = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value).__name__
-            raise refuse(f"losses[{name!r}]", "a loss that returns one number", came)
-        return value if value.ndim == 0 else value.reshape(())
-
     def _view(self, embeddings: Tensor) -> Tensor:
         """Of its own for each loss, so that one backward pass has the gradient of each.
 
@@ -331,7 +305,9 @@ class WeightedLossEnsemble(FullPrecisionLoss):
             return [x.split(self.sizes, dim=1)[j] for j, x in enumerate(rows)]
         if not self.heads:
             return rows
-        return [_through(self.heads[head], x) for head, x in zip(self._names, rows, strict=True)]
+        return [
+            call_in_widest(self.heads[head], x) for head, x in zip(self._names, rows, strict=True)
+        ]
 
     def _factors(self, raw: Tensor) -> list[float]:
         """Factor of each loss; in training mode this batch is counted first.
@@ -360,32 +336,3 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         momentum = float(self.scale)  # type: ignore[arg-type]
         share: float = (1 - momentum) / (1 - momentum**num)
         return share
-
-
-def _through(module: nn.Module, rows: Tensor, *others: Any) -> Tensor:
-    """Head or loss, computed in the wider type of rows and parameters, which keep theirs: losses of
-    pml cast theirs in place."""
-    held = floating_dtypes(module)
-    given = {x.dtype for x in others if torch.is_tensor(x) and x.is_floating_point()}
-    output: Tensor
-    if held | given <= {rows.dtype}:  # nothing to cast
-        output = module(rows, *others)
-        return output
-    dtype = reduce(torch.promote_types, held, rows.dtype)
-    cast = [
-        x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in (rows, *others)
-    ]
-    output = call_in(dtype, module, *cast)
-    return output
-
-
-def _without_repeats(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A parameter that two losses share belongs to the first; groups of none are left out."""
-    seen: set[int] = set()
-    kept = []
-    for group in groups:
-        params = [p for p in group["params"] if id(p) not in seen]
-        seen |= {id(p) for p in params}
-        if params:
-            kept.append({**group, "params": params})
-    return kept

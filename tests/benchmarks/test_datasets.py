@@ -108,6 +108,18 @@ def test_omniglot_takes_the_named_alphabets_with_ink_as_one(
     assert omniglot._pixels(black.getvalue()).min() == 1
 
 
+def test_drawings_of_another_size_keep_their_ink(
+    tmp_path: Path, archives: tuple[Archive, Archive]
+) -> None:
+    sizes = [
+        omniglot.load(tmp_path, train=archives[0], test=archives[1], size=size).train.images
+        for size in (28, 20)
+    ]
+    assert [tuple(images.shape) for images in sizes] == [(6, 1, 28, 28), (6, 1, 20, 20)]
+    ink = [images.mean(dim=(1, 2, 3)) for images in sizes]
+    torch.testing.assert_close(ink[0], ink[1], atol=1 / 255, rtol=0)
+
+
 def test_files_may_lie_in_the_root_itself(
     tmp_path: Path, archives: tuple[Archive, Archive], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
-from benchmarks.datasets import DATASETS, Data, flowers, pets
+from benchmarks.datasets import DATASETS, Data, cifar_collage, flowers, pets
 from benchmarks.datasets.split import Split
 from benchmarks.recipes import RECIPES, Budget
 from benchmarks.run import run
@@ -108,7 +108,10 @@ def test_a_network_for_colour_trains_on_them(pet_root: Path) -> None:
     assert result.dataset == "pets"
 
 
-@pytest.mark.parametrize(("module", "name"), [(flowers, "flowers"), (pets, "pets")])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(flowers, "flowers"), (pets, "pets"), (cifar_collage, "cifar_collage")],
+)
 def test_missing_files_are_an_error_that_says_how_to_get_them(
     module: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

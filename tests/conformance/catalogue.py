@@ -26,6 +26,19 @@ def ensemble(**arguments):
     )
 
 
+def zero_shot_beside_classes(**arguments):
+    """Labels index the vectors of both."""
+    return losses.ZeroShotPredictionLoss(
+        **{
+            "num_classes": NUM_CLASSES,
+            "embedding_size": 5,
+            "num_attributes": EMBEDDING_SIZE - 5,
+            "inner": losses.SmoothedProxyNCALoss(NUM_CLASSES, 5),
+            **arguments,
+        }
+    )
+
+
 LOSSES = {
     "BinomialDevianceLoss": Entry(
         losses.BinomialDevianceLoss,
@@ -156,6 +169,35 @@ LOSSES = {
         {"num_classes": NUM_CLASSES, "embedding_size": EMBEDDING_SIZE, "mpn_weight": 0.0},
         out_of_range={"aux_weight": 0.0},
     ),
+    "DelayedMemoryLoss": Entry(
+        losses.DelayedMemoryLoss,
+        {"embedding_size": EMBEDDING_SIZE, "memory_size": 24, "start_after": 1},
+        {
+            "out_of_range": {
+                "embedding_size": 0,
+                "memory_size": 0,
+                "start_after": -1,
+                "loss": losses.LiftedStructureLoss,
+            }
+        },
+    ),
+    "ZeroShotPredictionLoss": indexed_by_labels(
+        losses.ZeroShotPredictionLoss,
+        {"num_classes": NUM_CLASSES, "embedding_size": 3, "num_attributes": EMBEDDING_SIZE},
+        out_of_range={
+            "num_classes": 1,
+            "embedding_size": 0,
+            "num_attributes": 0,
+            "ridge": 0.0,
+            "logit_scale": math.inf,
+            "weight": 0.1,
+        },
+    ),
+    "ZeroShotPredictionLoss beside a proxy loss": indexed_by_labels(
+        zero_shot_beside_classes,
+        {},
+        out_of_range={"inner": losses.ClassificationLoss, "weight": 1.0},
+    ),
     "LiftedStructureLoss": Entry(losses.LiftedStructureLoss, check={"out_of_range": _MARGINS}),
     "GeneralizedLiftedStructureLoss": Entry(
         losses.GeneralizedLiftedStructureLoss, check={"out_of_range": _MARGINS}
@@ -182,5 +224,7 @@ NOT_LOSSES: tuple[str, ...] = (
     "inference.reciprocal_batches",
     "inference.refine_with_neighbours",
     "nn.MessagePassingNetwork",
+    "pooling.GeneralizedSumPooling",
+    "reducers.BatchSizeReducer",
     "samplers.EpochMPerClassSampler",
 )

@@ -1,0 +1,110 @@
+"""Generalized sum pooling (GSP), alone and with its zero-shot loss, and the poolings that it is
+compared with, all under one loss.
+
+All rows start from the same convolutions and the same projection, without bias, and all that they
+train has the trunk's rate, as published. The loss is the published one-margin contrastive loss on
+cosines, averaged over the pairs that it is not 0 for, which is pml's default; it was chosen on
+average pooling with seed 0. The prototypes of GSP are found after 1,024 training images, before
+which it is average pooling.
+"""
+
+from dataclasses import replace
+
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import ContrastiveLoss
+from torch import Tensor, nn
+
+from benchmarks.recipes.recipe import Recipe, at_the_rate_of_the_trunk
+from pml_extras.losses import ZeroShotPredictionLoss
+from pml_extras.pooling import GeneralizedSumPooling
+
+NUM_PROTOTYPES = 64
+
+
+class AveragePooling(nn.Module):
+    """Mean over all places, then the projection: (B, C, H, W) -> (B, embedding_size)."""
+
+    def __init__(self, in_channels: int, embedding_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(in_channels, embedding_size, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, embedding_size)."""
+        embeddings: Tensor = self.projection(self.pool(maps))
+        return embeddings
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C)."""
+        return maps.mean(dim=(2, 3))
+
+
+class MaxPooling(AveragePooling):
+    """Largest value of each channel instead."""
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C)."""
+        return maps.amax(dim=(2, 3))
+
+
+class GeneralizedMeanPooling(AveragePooling):
+    """Generalized mean (GeM) instead, with one exponent that is learned.
+
+    Args:
+        in_channels: C.
+        embedding_size: width of the output.
+        exponent: where it starts; 1 is the mean, infinity the maximum.
+        floor: values below count as this, for the power's gradient.
+    """
+
+    def __init__(
+        self, in_channels: int, embedding_size: int, exponent: float = 3.0, floor: float = 1e-6
+    ) -> None:
+        super().__init__(in_channels, embedding_size)
+        self.exponent = nn.Parameter(torch.tensor(exponent))
+        self.floor = floor
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C)."""
+        powers = maps.clamp(min=self.floor).pow(self.exponent)
+        return powers.mean(dim=(2, 3)).pow(1 / self.exponent)
+
+
+AVERAGE = Recipe(
+    "average_pooling",
+    "Average pooling",
+    ContrastiveLoss,
+    loss_args={"pos_margin": 1.0, "neg_margin": 0.5},
+    distance=CosineSimilarity,
+    pooling=AveragePooling,
+)
+GSP = replace(
+    AVERAGE,
+    name="gsp",
+    title="Generalized sum pooling (GSP)",
+    pooling=GeneralizedSumPooling,
+    pooling_args={"num_prototypes": NUM_PROTOTYPES, "mass": 0.3, "sharpness": 5.0},
+)
+ZERO_SHOT = Recipe(
+    "gsp_zero_shot",
+    "GSP with zero-shot loss",
+    ZeroShotPredictionLoss,
+    loss_args={"num_attributes": NUM_PROTOTYPES, "inner": AVERAGE, "weight": 0.1},
+    has_classes=True,
+    groups=at_the_rate_of_the_trunk,
+    pooling=GeneralizedSumPooling,
+    pooling_args={**GSP.pooling_args, "concatenate_attributes": True},
+)
+RECIPES = (
+    GSP,
+    ZERO_SHOT,
+    AVERAGE,
+    replace(AVERAGE, name="max_pooling", title="Max pooling", pooling=MaxPooling),
+    replace(
+        AVERAGE,
+        name="gem_pooling",
+        title="Generalized mean pooling (GeM)",
+        pooling=GeneralizedMeanPooling,
+    ),
+    Recipe("untrained_pooling", "Untrained, average pooling", pooling=AveragePooling),
+)

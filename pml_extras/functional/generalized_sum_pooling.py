@@ -1,0 +1,308 @@
+"""Generalized sum pooling: which locations an image is pooled from, by optimal transport."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pml_extras._checks import check_positive, check_rows, refuse
+from pml_extras.functional.pairwise import euclidean_distance
+from pml_extras.functional.precision import at_least_float32, no_autocast
+
+NEWTON_STEPS = {torch.float32: 7, torch.float64: 14}
+"""Of the safeguarded solve by type of costs; its bracket is a few units wide at any sharpness."""
+
+CHUNK_ELEMENTS = 2**18
+"""Elements of the largest products that are made to be summed."""
+
+
+def sum_pooling_weights(
+    cost: Tensor, *, mass: float | Tensor, sharpness: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Weights p of locations and shares z of prototypes, of the smoothed transport of features.
+
+    The fraction :math:`\mu` of the features of an image, n of mass 1 / n each, goes to m prototypes
+    at the least cost, smoothed by an entropy; what stays costs nothing:
+
+    .. math::
+        \min_{\pi, \rho \ge 0} \sum_{ji} c_{ji} \pi_{ji} + \frac{1}{\varepsilon} \Bigl[
+        \sum_{ji} \pi_{ji} (\log \pi_{ji} - 1) + \sum_i \rho_i (\log \rho_i - 1) \Bigr]
+        \quad \text{with} \quad \rho_i + \sum_j \pi_{ji} = \frac{1}{n}, \quad
+        \sum_{ji} \pi_{ji} = \mu
+
+    Its solution takes one number :math:`\tau` an image, :math:`\varsigma` the logistic function:
+
+    .. math::
+        \frac{1}{n} \sum_i \varsigma(s_i + \tau) = \mu, \qquad
+        s_i = \log \sum_j e^{-\varepsilon c_{ji}}, \qquad
+        a_{ji} = e^{-\varepsilon c_{ji} - s_i}
+
+    .. math::
+        p_i = \frac{\varsigma(s_i + \tau)}{n \mu}, \qquad
+        z_j = \sum_i a_{ji} p_i, \qquad \pi_{ji} = \mu\, a_{ji} p_i
+
+    Args:
+        cost: (B, m, n) floating, of prototype j and location i; half types are computed in float32.
+        mass: :math:`\mu` in (0, 1], no unit; 1 is the plain mean, p = 1 / n, whatever the costs.
+            A 0-dim tensor gets a gradient and must lie inside (0, 1): it is not read, not checked.
+        sharpness: :math:`\varepsilon` > 0 in 1 / unit of ``cost``. Large takes the cheapest
+            locations alone, 0 is the mean. A 0-dim tensor gets a gradient and is not checked.
+
+    Returns:
+        ((B, n) p, (B, m) z), both >= 0 with sum 1, p at most :math:`1 / (n \mu)`; float32 at least.
+        Once differentiable, by a closed form. Memory: one (B, m, n) array beside ``cost``, which
+        the first backward turns into the gradient.
+
+    Raises:
+        ValueError: ``cost`` is no floating (B, m, n) with m, n > 0, or ``mass`` or ``sharpness``
+            is out of its range.
+
+    Source: Gürbüz, Şener, Alatan, "Generalized Sum Pooling for Metric Learning", ICCV 2023,
+    https://arxiv.org/abs/2308.09228; https://github.com/yetigurbuz/generalized-sum-pooling.
+    Departure: that code iterates 100 times towards the solution, by a rate that worsens to 1 with
+    mass and sharpness; here Newton's method solves the same equation.
+
+    >>> cost = torch.tensor([[[0.1, 0.1, 0.9, 1.0]]])
+    >>> p, z = sum_pooling_weights(cost, mass=0.5, sharpness=50.0)
+    >>> p.round(decimals=4)
+    tensor([[0.5000, 0.5000, 0.0000, 0.0000]])
+    """
+    if not torch.is_tensor(cost) or cost.ndim != 3 or not cost.is_floating_point():
+        raise refuse("cost", "a floating tensor (B, m, n)", _came(cost))
+    if 0 in cost.shape[1:]:
+        raise refuse("cost", "(B, m, n) with m > 0 prototypes, n > 0 locations", tuple(cost.shape))
+    check_options(mass, sharpness)
+    cost = at_least_float32(cost)
+    weights: tuple[Tensor, Tensor] = _SumPoolingWeights.apply(
+        cost, _scalar(mass, cost), _scalar(sharpness, cost), not torch.is_tensor(mass) and mass == 1
+    )
+    return weights
+
+
+def check_options(mass: float | Tensor, sharpness: float | Tensor) -> None:
+    """Refuse a mass outside (0, 1], a sharpness <= 0, and tensors other than floating 0-dim."""
+    _check_scalar("mass", mass)
+    _check_scalar("sharpness", sharpness)
+    if not torch.is_tensor(mass) and mass > 1:
+        raise refuse("mass", "a fraction in (0, 1]", repr(mass))
+
+
+def _check_scalar(name: str, value: float | Tensor) -> None:
+    if not torch.is_tensor(value):
+        check_positive(**{name: value})
+    elif value.ndim != 0 or not value.is_floating_point():
+        raise refuse(name, "a number or a floating 0-dim tensor", _came(value))
+
+
+def _came(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """In the type that the equation is solved in: float64 where the device has it."""
+    dtype = like.dtype if like.device.type == "mps" else torch.float64
+    if torch.is_tensor(value):
+        return value.to(like.device, dtype)
+    return torch.full((), value, dtype=dtype, device=like.device)
+
+
+def _solve(s: Tensor, mass: Tensor, steps: int) -> Tensor:
+    """(B, 1) tau with mean over i of logistic(s_i + tau) = mass; no value is read on the host."""
+    n = s.shape[1]
+    count = torch.arange(1, n + 1, dtype=s.dtype, device=s.device)
+    ordered = s.sort(dim=1, descending=True).values
+    # The k largest are at least the k-th: they alone reach the mass at tau = high, any k >= n mass.
+    # The others are at most the k-th: with all of k - 1 ones they do not exceed it at tau = low.
+    above = (n * mass / count).clamp(max=1).logit()  # inf where k < n mass
+    below = (1 - n * (1 - mass) / (n + 1 - count)).clamp(min=0).logit()  # -inf where k > n mass + 1
+    high = (above - ordered).amin(dim=1, keepdim=True)  # (B, 1)
+    low = (below - ordered).amax(dim=1, keepdim=True)
+    tau = (low + high) / 2
+    goal = mass.logit()
+    for _ in range(steps):
+        logistic = (s + tau).sigmoid()
+        mean = logistic.mean(dim=1, keepdim=True)
+        slope = mean - logistic.square().mean(dim=1, keepdim=True)
+        short = mean < mass
+        low = torch.where(short, tau, low)
+        high = torch.where(short, high, tau)
+        newton = tau - (mean.logit() - goal) * (mean * (1 - mean) / slope)
+        inside = (newton >= low) & (newton <= high)  # False for NaN
+        tau = torch.where(inside, newton, (low + high) / 2)
+    return tau
+
+
+class _SumPoolingWeights(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, cost: Tensor, mass: Tensor, sharpness: Tensor, all_mass: bool
+    ) -> tuple[Tensor, Tensor]:
+        least = cost.amin(dim=1)  # (B, n)
+        kernel = _kernel(cost, least, sharpness)
+        total = kernel.sum(dim=1)  # (B, n), in [1, m]
+        # Sharp costs have digits to lose here, and there are only (B, n) of them.
+        above = least.to(mass.dtype) - least.amin(dim=1, keepdim=True)
+        s = total.to(mass.dtype).log() - sharpness * above
+        x = torch.full_like(s, math.inf)
+        if not all_mass:
+            x = s + _solve(s, mass, NEWTON_STEPS[cost.dtype])
+        p = (x.sigmoid() / (s.shape[1] * mass)).to(cost.dtype)
+        z = _sum_over(2, kernel, (p / total)[:, None])
+        ctx.save_for_backward(cost, mass, sharpness, least, total, x.to(p.dtype), p)
+        ctx.all_mass = all_mass
+        ctx.kernel = kernel  # for the first backward, whose result it becomes
+        ctx.set_materialize_grads(False)
+        return p, z
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_p: Tensor | None, grad_z: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        cost, mass, sharpness, least, total, x, p = ctx.saved_tensors
+        if grad_p is None and grad_z is None:
+            return None, None, None, None
+        kernel, ctx.kernel = ctx.kernel, None
+        if kernel is None:  # backward once more, of a retained graph
+            kernel = _kernel(cost, least, sharpness)
+        # dL/dc_ji = -eps p_i a_ji (v_j - q_i + (1 - sigma_i) (y_i - mean y)), q_i = sum_j a_ji v_j,
+        # y = u + q, for gradients u of p and v of z; the mean has weights w = sigma (1 - sigma).
+        y = torch.zeros_like(p) if grad_p is None else grad_p
+        q = torch.zeros_like(p)
+        if grad_z is not None:
+            q = _sum_over(1, kernel, grad_z[:, :, None]) / total
+            y = y + q
+        mean_y = torch.zeros_like(y[:, :1])
+        if not ctx.all_mass:
+            log_w = F.logsigmoid(x) + F.logsigmoid(-x)  # of a sharp cut all w may round to 0
+            mean_y = (log_w.softmax(dim=1) * y).sum(dim=1, keepdim=True)
+        pull = (-x).sigmoid() * (y - mean_y) - q  # (B, n)
+        grad_cost = kernel.mul_((-sharpness * (p / total))[:, None])
+        if grad_z is None:
+            grad_cost.mul_(pull[:, None])
+        else:
+            for part, v, of_i in _images(grad_cost, grad_z[:, :, None], pull[:, None]):
+                part.mul_(v + of_i)
+        grad_mass = grad_sharpness = None
+        if ctx.needs_input_grad[1]:
+            grad_mass = (mean_y[:, 0] - (p * y).sum(dim=1)).sum() / mass
+        if ctx.needs_input_grad[2]:
+            smallest = least.amin(dim=1)[:, None, None]
+            grad_sharpness = ((cost - smallest) * grad_cost).sum() / sharpness
+        return grad_cost, grad_mass, grad_sharpness, None
+
+
+def _kernel(cost: Tensor, least: Tensor, sharpness: Tensor) -> Tensor:
+    """(B, m, n) exp(-eps (c_ji - min_j c_ji)), at most 1."""
+    return (cost - least[:, None]).mul_(-sharpness).exp_()
+
+
+def _sum_over(dim: int, x: Tensor, factor: Tensor) -> Tensor:
+    """(x * factor).sum(dim) of (B, m, n) without an array of that size."""
+    return torch.cat([(part * f).sum(dim) for part, f in _images(x, factor)])
+
+
+def _images(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of all arguments, of a few images each, that fit ``CHUNK_ELEMENTS``."""
+    step = max(1, CHUNK_ELEMENTS // x[:1].numel()) if len(x) else 1
+    return zip(*(tensor.split(step) for tensor in (x, *others)), strict=True)
+
+
+def sum_pooling_plan(cost: Tensor, *, mass: float | Tensor, sharpness: float | Tensor) -> Tensor:
+    r"""(B, m, n) plan :math:`\pi_{ji} = \mu\, a_{ji} p_i` of :func:`sum_pooling_weights`.
+
+    What location i sends to prototype j: >= 0, at most 1 / n over all j, :math:`\mu` in all.
+    Arguments and errors are those of that function.
+    """
+    p, _ = sum_pooling_weights(cost, mass=mass, sharpness=sharpness)
+    plan: Tensor = mass * p[:, None] * (-sharpness * at_least_float32(cost)).softmax(dim=1)
+    return plan
+
+
+def unit_ball(v: Tensor) -> Tensor:
+    """(..., d) rows of norm at most 1: v / max(1, |v|), identity up to a norm of 1."""
+    norm = v.norm(dim=-1, keepdim=True)
+    return v / torch.where(norm > 1, norm, 1.0)
+
+
+def unit_ball_cost(features: Tensor, prototypes: Tensor) -> Tensor:
+    r"""Euclidean distances of projections onto the unit ball, :math:`u(v) = v / \max(1, |v|)`:
+
+    .. math::
+        c_{ji} = \lVert u(\omega_j) - u(f_i) \rVert_2
+
+    Float32 is multiplied out in float64, so that distances are right to 1e-7 and gradients too,
+    however near a feature and a prototype are, without an array of differences; float64 (and
+    float32 on a device without float64) as in :func:`pml_extras.functional.euclidean_distance`.
+
+    Args:
+        features: (B, n, d) floating, half types are computed in float32.
+        prototypes: (m, d) floating, of any such type.
+
+    Returns:
+        (B, m, n) in [0, 2], float32 at least; a transposed view, contiguous in m. Gradient 0 where
+        points coincide (to 3e-8 of their norms in float32). Once differentiable.
+
+    Raises:
+        ValueError: shapes other than these, or no floating tensors.
+
+    Source: Gürbüz et al., "Generalized Sum Pooling for Metric Learning", ICCV 2023, the released
+    code: https://github.com/yetigurbuz/generalized-sum-pooling.
+
+    >>> unit_ball_cost(torch.tensor([[[3.0, 4.0], [0.0, 0.5]]]), torch.tensor([[6.0, 8.0]]))
+    tensor([[[0.0000, 0.6708]]])
+    """
+    check_rows(prototypes=prototypes)
+    size = prototypes.shape[1]
+    if not torch.is_tensor(features) or features.ndim != 3 or not features.is_floating_point():
+        raise refuse("features", "a floating tensor (B, n, d)", _came(features))
+    if features.shape[2] != size:
+        raise refuse("features", f"{size} columns, as `prototypes`", f"{features.shape[2]} columns")
+    features = at_least_float32(features)
+    rows = features.flatten(0, 1)  # (B n, d)
+    if rows.dtype == torch.float32 and rows.device.type != "mps":
+        balls = unit_ball(prototypes.double())
+        distance: Tensor = _UnitBallDistance.apply(rows, balls)
+    else:
+        distance = euclidean_distance(unit_ball(rows), unit_ball(prototypes.to(rows.dtype)))
+    return distance.view(*features.shape[:2], len(prototypes)).transpose(1, 2)
+
+
+class _UnitBallDistance(torch.autograd.Function):
+    """(N, m) distances of u(f_i), f float32, from points of the unit ball in float64."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, balls: Tensor) -> Tensor:
+        with no_autocast(rows):
+            wide = rows.double()
+            norm = torch.linalg.vector_norm(wide, dim=1)  # (N,)
+            shrink = 1 / norm.clamp(min=1)
+            norms = (norm * shrink).square()[:, None] + balls.square().sum(dim=1)  # (N, m)
+            squared = (wide @ balls.T).mul_(-2 * shrink[:, None]).add_(norms)
+            squared.masked_fill_(squared < norms.mul_(2.0**-50), 0.0)
+            distance = squared.sqrt_().to(rows.dtype)
+        ctx.save_for_backward(rows, balls, norm, distance)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        rows, balls, norm, distance = ctx.saved_tensors
+        shrink = 1 / norm.clamp(min=1)
+        with no_autocast(rows):
+            wide = rows.double()
+            # dL/du_i = sum_j w_ij (u_i - o_j), w = grad / D; then that of u at f_i
+            weight = grad.double().div_(distance).masked_fill_(distance == 0, 0.0)  # (N, m)
+            along = weight.sum(dim=1)  # of u_i in dL/du_i
+            radial = weight @ (1 - balls.square().sum(dim=1)) + (grad * distance).sum(dim=1)
+            along = torch.where(norm > 1, along - radial / 2, along)
+            grad_balls = weight.sum(dim=0)[:, None] * balls
+            weight.mul_(shrink[:, None])
+            grad_balls.addmm_(weight.T, wide, alpha=-1)
+            grad_rows = wide.mul_((along * shrink.square())[:, None])
+            grad_rows.addmm_(weight, balls, alpha=-1)
+        return grad_rows.to(rows.dtype), grad_balls
