@@ -7,7 +7,8 @@ images). Backgrounds are Latin of small1: its first 16 of 26 characters (60 %, r
 in training collages, the other 10 (200 images) in those of the test, as the paper divides the
 sub-classes of its backgrounds.
 Made of it: quadrants of 20 x 20 by area averaging, collages of 40 x 40, ink = 1; see
-:mod:`benchmarks.datasets.collage`. All are made once, whatever the seed of a run.
+:mod:`benchmarks.datasets.collage`. Each drawing that trains is in 8 collages (17,600), each that
+tests in one. All are made once, whatever the seed of a run.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.datasets.split import Data, Split, check_counts
 QUADRANT_SIZE = 20
 BACKGROUND_ALPHABET = "Latin"
 TRAIN_SEED, TEST_SEED = 0, 1
+TRAIN_COPIES = 8
 
 
 def load(root: Path | None = None) -> Data:
@@ -31,7 +33,7 @@ def load(root: Path | None = None) -> Data:
     check_counts("omniglot_collage test backgrounds", of_test, classes=10, images=200)
     return Data(
         "omniglot_collage",
-        train=collage(train, of_train, seed=TRAIN_SEED),
+        train=collage(train, of_train, seed=TRAIN_SEED, copies=TRAIN_COPIES),
         test=collage(whole.test, of_test, seed=TEST_SEED),
     )
 

@@ -106,4 +106,5 @@ RECIPES = (
         title="Generalized mean pooling (GeM)",
         pooling=GeneralizedMeanPooling,
     ),
+    Recipe("untrained_pooling", "Untrained, average pooling", pooling=AveragePooling),
 )

@@ -51,6 +51,7 @@ COLOURS = {
     "average_pooling": "#1b9e77",
     "max_pooling": "#d9a404",
     "gem_pooling": "#7f5539",
+    "untrained_pooling": "#bdbdbd",
     "contrastive": "#e6550d",
     "triplet_semihard": "#fdae6b",
     "multi_similarity": "#a50f15",

@@ -47,9 +47,7 @@ def check_scale(scale: Any, max_scale: float | None) -> None:
     if isinstance(scale, str):
         if scale != "cumulative":
             raise refuse("scale", expected, repr(scale))
-    elif scale is not None and (
-        not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < 1
-    ):
+    elif scale is not None and (not isinstance(scale, (int, float)) or not 0 < scale < 1):
         raise refuse("scale", expected, repr(scale))
     if max_scale is not None:
         check_finite(max_scale=max_scale)
@@ -85,9 +83,7 @@ def sizes_or_modules(
         return None, {}
     if not isinstance(heads, (Mapping, nn.ModuleDict, Sequence, nn.ModuleList)):
         raise refuse("heads", "a mapping by name, or a list", type(heads).__name__)
-    if not isinstance(heads, (Mapping, nn.ModuleDict)) and any(
-        isinstance(head, nn.Module) for head in heads
-    ):
+    if any(isinstance(head, nn.Module) for head in heads):  # of a list: a mapping gives names
         if len(heads) != len(names):
             raise refuse("heads", f"{len(names)} modules, one a loss", len(heads))
         heads = dict(zip(names, heads, strict=True))

@@ -63,6 +63,20 @@ def test_targets_keep_order_and_labels_and_every_background_comes_before_any_com
         assert set(shuffle) <= set(range(population))
 
 
+def test_copies_of_a_target_lie_among_other_backgrounds() -> None:
+    targets = numbered(30, 0, "a", "b")
+    made = collage(targets, numbered(7, 100, "x"), seed=0, copies=3)
+    found, backgrounds = apart(made)
+    assert found.tolist() == list(range(30)) * 3
+    assert made.labels.tolist() == targets.labels.tolist() * 3
+    assert made.target_quadrant is not None
+    for what in (backgrounds, made.target_quadrant):
+        first, second, third = what.split(30)
+        assert not torch.equal(first, second)
+        assert not torch.equal(second, third)
+    assert sorted(backgrounds[:7].flatten().tolist()) == [k for k in range(100, 107) for _ in "123"]
+
+
 def test_pictures_are_neither_turned_nor_moved() -> None:
     targets = numbered(40, 0, "a")
     pictures = torch.randn(targets.images.shape, generator=torch.Generator().manual_seed(0))
@@ -142,9 +156,10 @@ def test_latin_is_in_the_way_of_the_other_alphabets(monkeypatch: pytest.MonkeyPa
     latin = {"train": range(110, 126), "test": range(126, 136)}  # the first 16 characters of 26
     for half, targets in (("train", range(110)), ("test", range(200, 306))):
         split = getattr(data, half)
-        assert split.images.shape == (20 * len(targets), 1, 40, 40)
+        copies = {"train": 8, "test": 1}[half]
+        assert split.images.shape == (copies * 20 * len(targets), 1, 40, 40)
         found, backgrounds = apart(split)
-        assert found.tolist() == [value for value in targets for _ in range(20)]
+        assert found.tolist() == [value for value in targets for _ in range(20)] * copies
         assert set(backgrounds.flatten().int().tolist()) == set(latin[half])
     assert data.train.target_quadrant is not None
     assert data.test.target_quadrant is not None
@@ -163,7 +178,7 @@ def test_other_counts_of_omniglot_are_refused(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif("PML_EXTRAS_DATA" not in os.environ, reason="needs the official files")
 def test_the_official_files_make_the_same_collages_every_time() -> None:
     data, again = (DATASETS["omniglot_collage"].load(None) for _ in range(2))
-    assert [len(half.labels) for half in (data.train, data.test)] == [2200, 2120]
+    assert [len(half.labels) for half in (data.train, data.test)] == [17600, 2120]
     assert torch.equal(data.train.images, again.train.images)
     ink = quadrants(data.test).mean(dim=(0, 2, 3, 4))
     assert ((ink > 0.03) & (ink < 0.15)).all()

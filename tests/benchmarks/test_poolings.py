@@ -63,7 +63,8 @@ def test_every_pooling_trains_and_only_those_that_weigh_places_say_where(
 ) -> None:
     result = run(RECIPES[name], collages, 0, budget, device=CPU)
     json.dumps(asdict(result), allow_nan=False)
-    assert len({point["mean_average_precision_at_r"] for point in result.curve}) > 1
+    if RECIPES[name].loss is not None:
+        assert len({point["mean_average_precision_at_r"] for point in result.curve}) > 1
     weight = result.metrics.get("weight_on_target_quadrant")
     if name in WEIGHED:
         assert weight == pytest.approx(0.25)  # of start-up: 4 batches of 12 are no 1,024 images
@@ -238,13 +239,14 @@ def test_all_rows_have_one_loss_and_say_what_they_are_made_of() -> None:
     settings = {
         name: RECIPES[name].settings("omniglot_collage", BUDGETS["omniglot_collage"])
         for name in ROWS
+        if name != "untrained_pooling"
     }
     json.dumps(settings, allow_nan=False)
     inner = settings["gsp_zero_shot"]["loss"].pop("inner")
     assert inner == {
         part: settings["average_pooling"][part] for part in ("loss", "miner", "distance")
     }
-    for name in ROWS:
+    for name in settings:
         if name != "gsp_zero_shot":
             for part in ("loss", "distance", "miner", "budget"):
                 assert settings[name][part] == settings["average_pooling"][part]
@@ -253,7 +255,7 @@ def test_all_rows_have_one_loss_and_say_what_they_are_made_of() -> None:
     assert (pooling["mass"], pooling["sharpness"], pooling["num_prototypes"]) == (0.3, 5.0, 64)
     assert pooling["startup_size"] == 1024
     assert settings["gsp_zero_shot"]["pooling"] == {**pooling, "concatenate_attributes": True}
-    assert len({digest({**found, "recipe": ""}) for found in settings.values()}) == len(ROWS)
+    assert len({digest({**found, "recipe": ""}) for found in settings.values()}) == len(settings)
     assert "pooling" not in RECIPES["contrastive"].settings("digits", BUDGETS["digits"])
 
 

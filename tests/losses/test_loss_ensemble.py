@@ -586,6 +586,14 @@ def test_groups_hold_every_parameter_once():
     torch.optim.Adam(groups)
 
 
+def test_of_two_losses_that_share_a_layer_the_second_adds_its_other_one():
+    own, shared, other = (nn.Linear(2, 2, bias=False) for _ in range(3))
+    members = [nn.Sequential(own, shared), nn.Sequential(shared, other)]
+    groups = WeightedLossEnsemble(members).param_groups(lr=0.1)
+    found = [[id(p) for p in group["params"]] for group in groups[:2]]
+    assert found == [[id(own.weight), id(shared.weight)], [id(other.weight)]]
+
+
 class OwnGroups(Given):
     """A loss that wants half of the rate, all of the decay, and a setting of its own."""
 
