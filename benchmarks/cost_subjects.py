@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 from pytorch_metric_learning import losses as pml
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from benchmarks import pooling_cost
@@ -21,6 +23,7 @@ from pml_extras import weighting
 from pml_extras.nn import MessagePassingNetwork
 
 DIM, PER_CLASS, CLASSES, WARM_UP_ROWS = 128, 4, 100, 64
+MEMORY_SIZE = 4096
 BATCHES = (64, 128, 256, 512, 1024, 2048)
 ATTENTION, NODE_SIZE, HEADS, ATTENTION_BATCHES = "attention", 512, 8, (1024, 2048, 4096)
 ENSEMBLE, BARE_SUM = "ensemble", "sum"
@@ -101,6 +104,22 @@ PAIRS: dict[str, Pair] = {
         lambda: ours.SmoothedProxyNCALoss(CLASSES, DIM),
         lambda: pml.ProxyNCALoss(CLASSES, DIM),
         "ProxyNCALoss",
+    ),
+    "ZeroShotPredictionLoss": Pair(
+        lambda: ours.ZeroShotPredictionLoss(CLASSES, DIM, DIM),
+        lambda: pml.NormalizedSoftmaxLoss(CLASSES, DIM),
+        "NormalizedSoftmaxLoss",
+    ),
+    "DelayedMemoryLoss": Pair(
+        lambda: ours.DelayedMemoryLoss(DIM, MEMORY_SIZE, 0),
+        lambda: pml.CrossBatchMemory(
+            pml.ContrastiveLoss(
+                pos_margin=1, neg_margin=0.5, distance=CosineSimilarity(), reducer=MeanReducer()
+            ),
+            DIM,
+            MEMORY_SIZE,
+        ),
+        "CrossBatchMemory, its memory term",
     ),
     "DistancePreservingLoss": Pair(lambda: OfTeacher(ours.DistancePreservingLoss())),
 }

@@ -16,7 +16,7 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
 
 from benchmarks.recipes.recipe import Recipe, at_the_rate_of_the_trunk
-from pml_extras.losses import ZeroShotPredictionLoss
+from pml_extras.losses import DelayedMemoryLoss, ZeroShotPredictionLoss
 from pml_extras.pooling import GeneralizedSumPooling
 
 NUM_PROTOTYPES = 64
@@ -70,6 +70,23 @@ class GeneralizedMeanPooling(AveragePooling):
         return powers.mean(dim=(2, 3)).pow(1 / self.exponent)
 
 
+def zero_shot_with_memory(
+    num_classes: int, embedding_size: int, num_attributes: int, memory_size: int, start_after: int
+) -> ZeroShotPredictionLoss:
+    """The published loss as a whole: zero-shot around contrastive around memory, over the batch
+    size where the other rows have a mean of pairs. The memory holds embeddings alone.
+
+    Args:
+        num_classes: of training.
+        embedding_size: of the slice that is stored.
+        num_attributes: m.
+        memory_size: rows; published are 25 batches for small sets.
+        start_after: batches; published are 100 for small sets, and those in memory.
+    """
+    memory = DelayedMemoryLoss(embedding_size, memory_size, start_after)
+    return ZeroShotPredictionLoss(num_classes, embedding_size, num_attributes, inner=memory)
+
+
 AVERAGE = Recipe(
     "average_pooling",
     "Average pooling",
@@ -95,6 +112,13 @@ ZERO_SHOT = Recipe(
     pooling=GeneralizedSumPooling,
     pooling_args={**GSP.pooling_args, "concatenate_attributes": True},
 )
+MEMORY = replace(
+    ZERO_SHOT,
+    name="gsp_zero_shot_memory",
+    title="GSP with zero-shot loss and memory",
+    loss=zero_shot_with_memory,
+    loss_args={"num_attributes": NUM_PROTOTYPES, "memory_size": 1600, "start_after": 125},
+)
 RECIPES = (
     GSP,
     ZERO_SHOT,
@@ -106,5 +130,6 @@ RECIPES = (
         title="Generalized mean pooling (GeM)",
         pooling=GeneralizedMeanPooling,
     ),
+    MEMORY,
     Recipe("untrained_pooling", "Untrained, average pooling", pooling=AveragePooling),
 )

@@ -17,7 +17,10 @@ from benchmarks.reporting.selection import Selection
 from benchmarks.reporting.tables import MISSING, interval, markdown
 
 OVERVIEW_ROWS = 256
-OVERVIEW_DATASETS = ("omniglot", "omniglot_ensemble")  # one budget, one table of images
+OVERVIEW_DATASETS = ("omniglot", "omniglot_ensemble", "omniglot_collage")
+ONE_BUDGET = ("omniglot", "omniglot_ensemble")  # and the same images
+POOLING = "GeneralizedSumPooling"
+GSP = "[Generalized sum pooling, ICCV 2023](https://arxiv.org/abs/2308.09228)"
 PAPERS = {
     "PotentialFieldLoss": "[Potential field, CVPR 2025](https://arxiv.org/abs/2405.18560)",
     "LiftedStructureLoss": "[Lifted structure, CVPR 2016](https://arxiv.org/abs/1511.06452)",
@@ -31,6 +34,9 @@ PAPERS = {
     "SmoothedProxyNCALoss": "[Proxy-NCA, ICCV 2017](https://arxiv.org/abs/1703.07464), smoothed in "
     "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
     "DistancePreservingLoss": "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
+    "ZeroShotPredictionLoss": GSP,
+    "DelayedMemoryLoss": "[Cross-batch memory, CVPR 2020](https://arxiv.org/abs/1912.06798), as in "
+    + GSP,
 }
 RECIPE_OF = {
     "PotentialFieldLoss": "potential_field",
@@ -42,6 +48,8 @@ RECIPE_OF = {
     "ClassificationLoss": "classification",
     "SmoothedProxyNCALoss": "smoothed_proxy_nca",
     "DistancePreservingLoss": "ensemble_compressed",  # one of its terms
+    "ZeroShotPredictionLoss": "gsp_zero_shot",
+    "DelayedMemoryLoss": "gsp_zero_shot_memory",
 }
 
 Costs = dict[tuple[str, str, int], Record]
@@ -141,18 +149,26 @@ def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:
 
 
 def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
-    """Every public loss: paper, class, cost, measured result where one was first found, or a
-    blank."""
+    """Every public loss and pooling: paper, class, cost, measured result where one was first found,
+    or a blank."""
+    keys = {
+        name: ((name, "ours", OVERVIEW_ROWS), (name, "theirs", OVERVIEW_ROWS)) for name in PAPERS
+    }
+    nearest = {name: pair.nearest for name, pair in PAIRS.items()}
+    pooling, shape = next(iter(POOLINGS.items()))
+    keys[POOLING] = ((pooling, "layer", shape[0]), (pooling, "average", shape[0]))
+    nearest[POOLING] = SUBJECTS[pooling].sides["average"].title
     table = []
-    for name, paper in PAPERS.items():
-        ours, theirs = (costs.get((name, side, OVERVIEW_ROWS)) for side in ("ours", "theirs"))
+    for name, paper in {**PAPERS, POOLING: GSP}.items():
+        ours, theirs = (costs.get(key) for key in keys[name])
         table.append(
             {
                 "class": f"`{name}`",
                 "paper": paper,
-                f"cost at {OVERVIEW_ROWS} rows": _cell(ours),
-                "nearest of pml": f"{_cell(theirs)} ({PAIRS[name].nearest})" if theirs else MISSING,
-                "Omniglot Recall@1, %": _recall(RECIPE_OF[name], measured),
+                f"cost at {OVERVIEW_ROWS} rows": _cell(ours)
+                + (f" ({shape[0]} images of {shape[1]} places)" if name == POOLING else ""),
+                "nearest of pml": f"{_cell(theirs)} ({nearest[name]})" if theirs else MISSING,
+                "Omniglot Recall@1, %": _recall({**RECIPE_OF, POOLING: "gsp"}[name], measured),
             }
         )
     return markdown(table)
@@ -169,9 +185,11 @@ def _cell(record: Mapping[str, float | None] | None) -> str:
 
 
 def _recall(recipe: str, measured: Sequence[Selection]) -> str:
-    for method in (method for selection in measured for method in selection.methods):
-        if method.recipe == recipe:
-            mean, half = interval([100 * v for v in method.values("recall_at_1")])
-            spread = "" if half is None else f" ± {half:.1f}"
-            return f"{mean:.1f}{spread} ({method.title})"
+    for selection in measured:
+        for method in selection.methods:
+            if method.recipe == recipe:
+                mean, half = interval([100 * v for v in method.values("recall_at_1")])
+                spread = "" if half is None else f" ± {half:.1f}"
+                where = "" if selection.dataset in ONE_BUDGET else f", {selection.dataset}"
+                return f"{mean:.1f}{spread} ({method.title}{where})"
     return MISSING

@@ -48,6 +48,7 @@ COLOURS = {
     "smoothed_proxy_nca": "#af7ac5",
     "gsp": "#4a1486",
     "gsp_zero_shot": "#c51b8a",
+    "gsp_zero_shot_memory": "#f768a1",
     "average_pooling": "#1b9e77",
     "max_pooling": "#d9a404",
     "gem_pooling": "#7f5539",
