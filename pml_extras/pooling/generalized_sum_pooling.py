@@ -12,10 +12,9 @@ from pml_extras.functional.generalized_sum_pooling import (
     check_options,
     sum_pooling_plan,
     sum_pooling_weights,
-    unit_ball,
-    unit_ball_cost,
 )
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
+from pml_extras.functional.unit_ball import unit_ball, unit_ball_cost
 
 GEM_FLOOR, GEM_EXPONENT = 1e-6, 3.0
 
