@@ -74,20 +74,15 @@ def sum_pooling_weights(
         raise refuse("cost", "a floating tensor (B, m, n)", _came(cost))
     if 0 in cost.shape[1:]:
         raise refuse("cost", "(B, m, n) with m > 0 prototypes, n > 0 locations", tuple(cost.shape))
-    check_options(mass, sharpness)
+    _check_scalar("mass", mass)
+    _check_scalar("sharpness", sharpness)
+    if not torch.is_tensor(mass) and mass > 1:
+        raise refuse("mass", "a fraction in (0, 1]", repr(mass))
     cost = at_least_float32(cost)
     weights: tuple[Tensor, Tensor] = _SumPoolingWeights.apply(
         cost, _scalar(mass, cost), _scalar(sharpness, cost), not torch.is_tensor(mass) and mass == 1
     )
     return weights
-
-
-def check_options(mass: float | Tensor, sharpness: float | Tensor) -> None:
-    """Refuse a mass outside (0, 1], a sharpness <= 0, and tensors other than floating 0-dim."""
-    _check_scalar("mass", mass)
-    _check_scalar("sharpness", sharpness)
-    if not torch.is_tensor(mass) and mass > 1:
-        raise refuse("mass", "a fraction in (0, 1]", repr(mass))
 
 
 def _check_scalar(name: str, value: float | Tensor) -> None:

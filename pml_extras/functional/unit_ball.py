@@ -24,8 +24,8 @@ def unit_ball_cost(features: Tensor, prototypes: Tensor) -> Tensor:
         c_{ji} = \lVert u(\omega_j) - u(f_i) \rVert_2
 
     Float32 is multiplied out in float64: distances are right to 1e-7 however near two points are,
-    gradients to 1e-6 from a distance of 1e-5 on and to 1e-3 at 1e-6, without an array of differences
-    and in the same time for all. Float64, and float32 on a device without float64, goes through
+    gradients to 1e-5 from a distance of 1e-5 on and to 1e-3 at 1e-6, without an array of
+    differences. Float64, and float32 on a device without float64, goes through
     :func:`pml_extras.functional.euclidean_distance`.
 
     Args:
