@@ -183,5 +183,6 @@ NOT_LOSSES: tuple[str, ...] = (
     "inference.refine_with_neighbours",
     "nn.MessagePassingNetwork",
     "pooling.GeneralizedSumPooling",
+    "pooling.replace_pooling",
     "samplers.EpochMPerClassSampler",
 )
