@@ -6,8 +6,6 @@ from pml_extras.functional.farthest_first import farthest_first
 from pml_extras.functional.generalized_sum_pooling import (
     sum_pooling_plan,
     sum_pooling_weights,
-    unit_ball,
-    unit_ball_cost,
 )
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
 from pml_extras.functional.loss_ensemble import (
@@ -28,6 +26,7 @@ from pml_extras.functional.potential_field import (
     potential_field_energy,
 )
 from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
+from pml_extras.functional.unit_ball import unit_ball, unit_ball_cost
 from pml_extras.functional.zero_shot_prediction import (
     alternate_classes,
     ridge_regressor,

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pml_extras._checks import check_positive, check_rows, refuse
-from pml_extras.functional.pairwise import euclidean_distance
-from pml_extras.functional.precision import at_least_float32, no_autocast
+from pml_extras._checks import check_positive, refuse
+from pml_extras.functional.precision import at_least_float32
 
 NEWTON_STEPS = {torch.float32: 7, torch.float64: 14}
 """Of the safeguarded solve by type of costs; its bracket is a few units wide at any sharpness."""
@@ -75,20 +74,15 @@ def sum_pooling_weights(
         raise refuse("cost", "a floating tensor (B, m, n)", _came(cost))
     if 0 in cost.shape[1:]:
         raise refuse("cost", "(B, m, n) with m > 0 prototypes, n > 0 locations", tuple(cost.shape))
-    check_options(mass, sharpness)
+    _check_scalar("mass", mass)
+    _check_scalar("sharpness", sharpness)
+    if not torch.is_tensor(mass) and mass > 1:
+        raise refuse("mass", "a fraction in (0, 1]", repr(mass))
     cost = at_least_float32(cost)
     weights: tuple[Tensor, Tensor] = _SumPoolingWeights.apply(
         cost, _scalar(mass, cost), _scalar(sharpness, cost), not torch.is_tensor(mass) and mass == 1
     )
     return weights
-
-
-def check_options(mass: float | Tensor, sharpness: float | Tensor) -> None:
-    """Refuse a mass outside (0, 1], a sharpness <= 0, and tensors other than floating 0-dim."""
-    _check_scalar("mass", mass)
-    _check_scalar("sharpness", sharpness)
-    if not torch.is_tensor(mass) and mass > 1:
-        raise refuse("mass", "a fraction in (0, 1]", repr(mass))
 
 
 def _check_scalar(name: str, value: float | Tensor) -> None:
@@ -221,88 +215,3 @@ def sum_pooling_plan(cost: Tensor, *, mass: float | Tensor, sharpness: float | T
     p, _ = sum_pooling_weights(cost, mass=mass, sharpness=sharpness)
     plan: Tensor = mass * p[:, None] * (-sharpness * at_least_float32(cost)).softmax(dim=1)
     return plan
-
-
-def unit_ball(v: Tensor) -> Tensor:
-    """(..., d) rows of norm at most 1: v / max(1, |v|), identity up to a norm of 1."""
-    norm = v.norm(dim=-1, keepdim=True)
-    return v / torch.where(norm > 1, norm, 1.0)
-
-
-def unit_ball_cost(features: Tensor, prototypes: Tensor) -> Tensor:
-    r"""Euclidean distances of projections onto the unit ball, :math:`u(v) = v / \max(1, |v|)`:
-
-    .. math::
-        c_{ji} = \lVert u(\omega_j) - u(f_i) \rVert_2
-
-    Float32 is multiplied out in float64, so that distances are right to 1e-7 and gradients too,
-    however near a feature and a prototype are, without an array of differences; float64 (and
-    float32 on a device without float64) as in :func:`pml_extras.functional.euclidean_distance`.
-
-    Args:
-        features: (B, n, d) floating, half types are computed in float32.
-        prototypes: (m, d) floating, of any such type.
-
-    Returns:
-        (B, m, n) in [0, 2], float32 at least; a transposed view, contiguous in m. Gradient 0 where
-        points coincide (to 3e-8 of their norms in float32). Once differentiable.
-
-    Raises:
-        ValueError: shapes other than these, or no floating tensors.
-
-    Source: Gürbüz et al., "Generalized Sum Pooling for Metric Learning", ICCV 2023, the released
-    code: https://github.com/yetigurbuz/generalized-sum-pooling.
-
-    >>> unit_ball_cost(torch.tensor([[[3.0, 4.0], [0.0, 0.5]]]), torch.tensor([[6.0, 8.0]]))
-    tensor([[[0.0000, 0.6708]]])
-    """
-    check_rows(prototypes=prototypes)
-    size = prototypes.shape[1]
-    if not torch.is_tensor(features) or features.ndim != 3 or not features.is_floating_point():
-        raise refuse("features", "a floating tensor (B, n, d)", _came(features))
-    if features.shape[2] != size:
-        raise refuse("features", f"{size} columns, as `prototypes`", f"{features.shape[2]} columns")
-    features = at_least_float32(features)
-    rows = features.flatten(0, 1)  # (B n, d)
-    if rows.dtype == torch.float32 and rows.device.type != "mps":
-        balls = unit_ball(prototypes.double())
-        distance: Tensor = _UnitBallDistance.apply(rows, balls)
-    else:
-        distance = euclidean_distance(unit_ball(rows), unit_ball(prototypes.to(rows.dtype)))
-    return distance.view(*features.shape[:2], len(prototypes)).transpose(1, 2)
-
-
-class _UnitBallDistance(torch.autograd.Function):
-    """(N, m) distances of u(f_i), f float32, from points of the unit ball in float64."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, balls: Tensor) -> Tensor:
-        with no_autocast(rows):
-            wide = rows.double()
-            norm = torch.linalg.vector_norm(wide, dim=1)  # (N,)
-            shrink = 1 / norm.clamp(min=1)
-            norms = (norm * shrink).square()[:, None] + balls.square().sum(dim=1)  # (N, m)
-            squared = (wide @ balls.T).mul_(-2 * shrink[:, None]).add_(norms)
-            squared.masked_fill_(squared < norms.mul_(2.0**-50), 0.0)
-            distance = squared.sqrt_().to(rows.dtype)
-        ctx.save_for_backward(rows, balls, norm, distance)
-        return distance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        rows, balls, norm, distance = ctx.saved_tensors
-        shrink = 1 / norm.clamp(min=1)
-        with no_autocast(rows):
-            wide = rows.double()
-            # dL/du_i = sum_j w_ij (u_i - o_j), w = grad / D; then that of u at f_i
-            weight = grad.double().div_(distance).masked_fill_(distance == 0, 0.0)  # (N, m)
-            along = weight.sum(dim=1)  # of u_i in dL/du_i
-            radial = weight @ (1 - balls.square().sum(dim=1)) + (grad * distance).sum(dim=1)
-            along = torch.where(norm > 1, along - radial / 2, along)
-            grad_balls = weight.sum(dim=0)[:, None] * balls
-            weight.mul_(shrink[:, None])
-            grad_balls.addmm_(weight.T, wide, alpha=-1)
-            grad_rows = wide.mul_((along * shrink.square())[:, None])
-            grad_rows.addmm_(weight, balls, alpha=-1)
-        return grad_rows.to(rows.dtype), grad_balls

@@ -1,21 +1,20 @@
 """Generalized sum pooling: an average over the locations that prototypes call for."""
 
+import contextlib
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from pml_extras._checks import check_count, check_flag, check_rows, refuse
+from pml_extras._checks import check_count, check_flag, check_positive, check_rows, refuse
 from pml_extras.functional.farthest_first import farthest_first
 from pml_extras.functional.generalized_sum_pooling import (
-    check_options,
     sum_pooling_plan,
     sum_pooling_weights,
-    unit_ball,
-    unit_ball_cost,
 )
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
+from pml_extras.functional.unit_ball import unit_ball, unit_ball_cost
 
 GEM_FLOOR, GEM_EXPONENT = 1e-6, 3.0
 
@@ -98,7 +97,9 @@ class GeneralizedSumPooling(nn.Module):
             learn_sharpness=learn_sharpness,
             concatenate_attributes=concatenate_attributes,
         )
-        check_options(mass, sharpness)
+        check_positive(mass=mass, sharpness=sharpness)
+        if mass > 1:
+            raise refuse("mass", "a fraction in (0, 1]", mass)
         if 0 < startup_size < 2 * num_prototypes:
             expected = f"0, or at least 2 * num_prototypes = {2 * num_prototypes}"
             raise refuse("startup_size", expected, startup_size)
@@ -152,7 +153,7 @@ class GeneralizedSumPooling(nn.Module):
 
     def forward(self, x: Tensor, return_attributes: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, N, C) to (B, d), and (B, m) attributes if asked for as a pair."""
-        with no_autocast(x):
+        with self._precisely(x):
             tokens, features = self._features(x)
             if self._started:
                 p, z = self._transport(features)
@@ -167,7 +168,7 @@ class GeneralizedSumPooling(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """(B, H, W) or (B, N) weights p of locations, with sum 1; stores nothing."""
-        with no_autocast(x):
+        with self._precisely(x):
             _, features = self._features(x)
             if self._started:
                 p, _ = self._transport(features)
@@ -177,7 +178,7 @@ class GeneralizedSumPooling(nn.Module):
 
     def attributes(self, x: Tensor) -> Tensor:
         """(B, m) share z of each prototype in what is pooled; stores nothing."""
-        with no_autocast(x):
+        with self._precisely(x):
             _, features = self._features(x)
             if self._started:
                 return self._transport(features)[1]
@@ -188,7 +189,7 @@ class GeneralizedSumPooling(nn.Module):
 
         In [0, 1], also summed over prototypes; 0 before the layer has started. Stores nothing.
         """
-        with no_autocast(x):
+        with self._precisely(x):
             _, features = self._features(x)
             if self._started:
                 cost = unit_ball_cost(features, self.prototypes)
@@ -223,8 +224,8 @@ class GeneralizedSumPooling(nn.Module):
         """Go on from there."""
         self._filled, self._started = state["filled"], bool(state["started"])
 
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) tokens and (B, N, d) features f."""
+    def _precisely(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Refuse what are no features; no autocast inside."""
         channels = 1 if torch.is_tensor(x) and x.ndim == 4 else -1
         if not torch.is_tensor(x) or x.ndim not in (3, 4) or not x.is_floating_point():
             came = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else repr(x)
@@ -232,9 +233,13 @@ class GeneralizedSumPooling(nn.Module):
         if x.shape[channels] != self.in_channels:
             expected = f"in_channels = {self.in_channels} channels"
             raise refuse("x", expected, f"{x.shape[channels]} of {tuple(x.shape)}")
-        tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
-        if tokens.shape[1] == 0:
+        if 0 in x.shape[1:]:
             raise refuse("x", "at least one location", tuple(x.shape))
+        return no_autocast(x)
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, C) tokens and (B, N, d) features f."""
+        tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
         dtype = torch.promote_types(at_least_float32(x).dtype, self.prototypes.dtype)
         tokens = tokens.to(dtype)
         return tokens, call_in(dtype, self.projection, tokens)

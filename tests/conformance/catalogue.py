@@ -225,6 +225,7 @@ NOT_LOSSES: tuple[str, ...] = (
     "inference.refine_with_neighbours",
     "nn.MessagePassingNetwork",
     "pooling.GeneralizedSumPooling",
+    "pooling.replace_pooling",
     "reducers.BatchSizeReducer",
     "samplers.EpochMPerClassSampler",
 )

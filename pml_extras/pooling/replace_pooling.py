@@ -1,0 +1,106 @@
+"""Put generalized sum pooling into a network that ends in an average and a linear classifier."""
+
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from pml_extras._checks import check_count, check_flag, refuse
+from pml_extras.pooling.generalized_sum_pooling import GeneralizedSumPooling
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def replace_pooling(
+    model: Model, embedding_size: int | None = None, *, classifier: bool = True, **pooling: Any
+) -> Model:
+    """Replace the pooling of a backbone in place, and what follows where sizes ask for it.
+
+    Args:
+        model: with modules ``avgpool`` and ``fc``, an average over all locations and a linear
+            classifier (torchvision's ResNet, ResNeXt, RegNet, GoogLeNet, Inception);
+            ``global_pool`` and ``fc`` (timm's ResNet and its kin); or ``encoder`` and ``heads``
+            (torchvision's VisionTransformer, whose patch tokens are pooled and whose class token is
+            left out). Auxiliary classifiers stay as they are.
+        embedding_size: d of a projection before pooling; None pools the features themselves.
+        classifier: True ends in class scores, by the classifier of ``model`` if what it takes has
+            its size still, else by a new one; False returns what is pooled.
+        pooling: further arguments of :class:`GeneralizedSumPooling`, which is then
+            ``model.avgpool``, ``model.global_pool`` or ``model.encoder.pooling``.
+
+    Returns:
+        ``model``. New modules have the device, type and mode of its classifier. Load weights first:
+        the names of a transformer's encoder change.
+
+    Raises:
+        ValueError: a model of another form, that was changed before, or whose classifier is not
+            linear; ``concatenate_attributes`` before a classifier.
+
+    >>> import torch, torchvision
+    >>> trunk = replace_pooling(torchvision.models.resnet18(), 128, classifier=False)
+    >>> trunk(torch.randn(2, 3, 64, 64)).shape
+    torch.Size([2, 128])
+    """
+    check_flag(classifier=classifier)
+    if classifier and pooling.get("concatenate_attributes"):
+        raise refuse("concatenate_attributes", "False before a classifier", True)
+    place, end = _places(model)
+    linear = _linears(getattr(model, end))
+    if embedding_size is not None:
+        check_count(1, embedding_size=embedding_size)
+    size = linear[0].in_features
+    layer = GeneralizedSumPooling(
+        size, embedding_size, project=embedding_size is not None, **pooling
+    )
+    last: nn.Module = getattr(model, end)
+    if not classifier:
+        last = nn.Identity()
+    elif layer.embedding_size != size or embedding_size is not None:
+        last = nn.Linear(layer.embedding_size, linear[-1].out_features)
+    for module in (layer, last):
+        module.to(linear[0].weight).train(linear[0].training)
+    replaced = getattr(model, place)
+    setattr(model, place, PooledEncoder(replaced, layer) if place == "encoder" else layer)
+    setattr(model, end, last)
+    return model
+
+
+class PooledEncoder(nn.Module):
+    """A transformer's encoder whose only token is pooled from those of the patches."""
+
+    def __init__(self, encoder: nn.Module, pooling: GeneralizedSumPooling) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + N, C), the class token first, to (B, 1, d)."""
+        pooled: Tensor = self.pooling(self.encoder(tokens)[:, 1:])
+        return pooled[:, None]
+
+
+def _places(model: nn.Module) -> tuple[str, str]:
+    """Names of the module to replace and of the classifier."""
+    has = dict(model.named_children())
+    average = has.get("avgpool")
+    if isinstance(average, nn.AdaptiveAvgPool2d) and average.output_size in (1, (1, 1)):
+        pooled = "avgpool"
+    elif "global_pool" in has and not isinstance(has["global_pool"], GeneralizedSumPooling):
+        pooled = "global_pool"
+    elif {"encoder", "heads"} <= has.keys() and hasattr(model, "class_token"):
+        pooled = "encoder"
+    else:
+        pooled = ""
+    end = "heads" if pooled == "encoder" else "fc"
+    already = isinstance(has.get("encoder"), PooledEncoder)
+    if not pooled or already or end not in has or not _linears(has[end]):
+        raise refuse(
+            "model",
+            "avgpool (to 1 x 1) or global_pool before a linear fc, or encoder before heads",
+            f"{type(model).__name__} with " + (", ".join(has) or "no modules"),
+            "Call GeneralizedSumPooling on the features yourself, before the classifier is removed",
+        )
+    return pooled, end
+
+
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    return [part for part in module.modules() if isinstance(part, nn.Linear)]

@@ -1,0 +1,353 @@
+import copy
+import io
+import itertools
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from pml_extras.functional import (
+    farthest_first,
+    sum_pooling_plan,
+    sum_pooling_weights,
+    unit_ball,
+    unit_ball_cost,
+)
+from pml_extras.pooling import GeneralizedSumPooling
+
+
+def layer(**others):
+    """8 channels to 4 with 3 prototypes, in float64, started unless it is told otherwise."""
+    arguments = {"num_prototypes": 3, "startup_size": 0, **others}
+    size = arguments.pop("embedding_size", 4)
+    return GeneralizedSumPooling(8, size, **arguments).double()
+
+
+def maps(num=5, height=2, width=3):
+    return torch.randn(num, 8, height, width, dtype=torch.float64)
+
+
+def tokens_of(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+def transported(module, x):
+    """(features, p, z), put together from the formulas."""
+    features = tokens_of(x) @ module.projection.weight.T
+    cost = unit_ball_cost(features, module.prototypes)
+    p, z = sum_pooling_weights(cost, mass=module.mass, sharpness=module.sharpness)
+    return features, p, z
+
+
+def test_pooled_is_the_weighted_sum_of_projected_features():
+    module, x = layer(), maps()
+    features, p, z = transported(module, x)
+    pooled, attributes = module(x, return_attributes=True)
+    torch.testing.assert_close(pooled, (p[:, :, None] * features).sum(dim=1))
+    torch.testing.assert_close(attributes, z)
+    torch.testing.assert_close(module(x), pooled)
+    torch.testing.assert_close(module.weights(x), p.reshape(5, 2, 3))
+    torch.testing.assert_close(module.attributes(x), z)
+    assert (p.max() - p.min()) > 1e-3
+
+
+def test_plan_has_the_maps_of_all_prototypes():
+    module, x = layer(), maps()
+    plan = module.plan(x)
+    features = tokens_of(x) @ module.projection.weight.T
+    cost = unit_ball_cost(features, module.prototypes)
+    expected = 6 * sum_pooling_plan(cost, mass=0.3, sharpness=5.0)
+    torch.testing.assert_close(plan, expected.reshape(5, 3, 2, 3))
+    torch.testing.assert_close(plan.sum(dim=1), 6 * 0.3 * module.weights(x))
+
+
+def test_tokens_and_maps_are_pooled_alike():
+    module, x = layer(), maps()
+    tokens = tokens_of(x)
+    torch.testing.assert_close(module(tokens), module(x))
+    torch.testing.assert_close(module.weights(tokens), module.weights(x).flatten(1))
+    torch.testing.assert_close(module.plan(tokens), module.plan(x).flatten(2))
+
+
+def test_the_order_of_locations_means_nothing():
+    module, x = layer(), maps()
+    for moved, weights in (
+        (x.flip(2), module.weights(x).flip(1)),
+        (x.transpose(2, 3), module.weights(x).transpose(1, 2)),
+    ):
+        torch.testing.assert_close(module(moved), module(x))
+        torch.testing.assert_close(module.weights(moved), weights)
+
+
+def test_without_projection_the_features_themselves_are_pooled():
+    module, x = layer(project=False, embedding_size=None), maps()
+    assert module.prototypes.shape == (3, 8)
+    p = module.weights(x).flatten(1)
+    torch.testing.assert_close(module(x), (p[:, None] * x.flatten(2)).sum(dim=2))
+    assert layer(project=False, embedding_size=8)(x).shape == (5, 8)
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_all_mass_is_global_average_pooling(project):
+    module, x = layer(mass=1, project=project, embedding_size=4 if project else None), maps()
+    mean = x.mean(dim=(2, 3))
+    torch.testing.assert_close(module(x), module.projection(mean))
+    module(x).sum().backward()
+    assert torch.equal(module.prototypes.grad, torch.zeros_like(module.prototypes))
+
+
+@pytest.mark.parametrize("startup_size", [0, 100])
+def test_the_branch_adds_the_projected_maximum(startup_size):
+    module, x = layer(max_pool_branch=True, startup_size=startup_size), maps()
+    plain = layer(startup_size=startup_size)
+    plain.load_state_dict(module.state_dict())
+    expected = plain(x) + x.amax(dim=(2, 3)) @ module.projection.weight.T
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("startup_size", [0, 100])
+@pytest.mark.parametrize("max_pool_branch", [True, False])
+def test_gem_is_of_weighted_backbone_features(startup_size, max_pool_branch):
+    module = layer(gem=True, max_pool_branch=max_pool_branch, startup_size=startup_size)
+    assert module.exponent.item() == 3
+    with torch.no_grad():
+        module.exponent.fill_(2.5)
+    x = maps().requires_grad_()
+    weighted = (6 * module.weights(x)[:, None] * x).flatten(2).clamp(min=1e-6)
+    mean = weighted.pow(2.5).mean(dim=2).pow(1 / 2.5)
+    if max_pool_branch:
+        mean = mean + x.amax(dim=(2, 3))
+    torch.testing.assert_close(module(x), mean @ module.projection.weight.T)
+    module(x).sum().backward()
+    assert module.exponent.grad.abs() > 1e-6
+
+
+def test_learned_mass_and_sharpness_start_at_what_was_given_and_learn():
+    module, x = layer(mass=0.2, sharpness=7.0, learn_mass=True, learn_sharpness=True), maps()
+    assert module.mass.item() == pytest.approx(0.2, rel=1e-6)
+    assert module.sharpness.item() == pytest.approx(7.0, rel=1e-6)
+    fixed = layer(mass=module.mass.item(), sharpness=module.sharpness.item())
+    fixed.load_state_dict(module.state_dict(), strict=False)
+    torch.testing.assert_close(module(x), fixed(x), rtol=0, atol=1e-12)
+    module(x).square().sum().backward()
+    assert module.mass_logit.grad.abs() > 1e-9
+    assert module.log_sharpness.grad.abs() > 1e-9
+    assert (fixed.mass, fixed.sharpness) == (module.mass.item(), module.sharpness.item())
+    assert layer(mass=1).mass == 1
+
+
+def test_attributes_are_concatenated_in_training_mode_alone():
+    module, x = layer(concatenate_attributes=True), maps()
+    pooled, z = module(x, return_attributes=True)
+    assert torch.equal(module(x), torch.cat([pooled, z], dim=1))
+    assert torch.equal(module.eval()(x), pooled)
+
+
+def test_every_parameter_has_a_gradient():
+    for gem, branch in itertools.product((False, True), repeat=2):
+        module = layer(
+            gem=gem, max_pool_branch=branch, learn_mass=True, learn_sharpness=True, startup_size=0
+        )
+        pooled, z = module(maps(), return_attributes=True)
+        (pooled.square().sum() + z.square().sum()).backward()
+        for name, parameter in module.named_parameters():
+            assert parameter.grad.abs().max() > 0, name
+
+
+# Start-up
+
+
+def collected(module, batches):
+    """What is stored: means of projected features, in the unit ball."""
+    rows = [tokens_of(x).mean(dim=1) @ module.projection.weight.T for x in batches]
+    return unit_ball(torch.cat(rows)).detach()
+
+
+def test_it_averages_until_enough_rows_are_there_and_then_transports():
+    module = layer(startup_size=7)
+    parameter, first = module.prototypes, module.prototypes.detach().clone()
+    batches = [maps(num=3), maps(num=3), maps(num=3), maps(num=3)]
+    for x in batches[:3]:
+        assert not module.started
+        pooled, z = module(x, return_attributes=True)
+        torch.testing.assert_close(pooled, x.mean(dim=(2, 3)) @ module.projection.weight.T)
+        assert torch.equal(z, torch.zeros_like(z))
+        if x is not batches[2]:
+            assert torch.equal(module.prototypes, first)
+    assert module.started
+    rows = collected(module, batches[:3])[:7]
+    expected = rows[3:][farthest_first(rows[3:], 3, cover=rows[:3])]
+    torch.testing.assert_close(module.prototypes.detach(), expected, rtol=0, atol=1e-12)
+    assert module.prototypes is parameter
+    features, p, _ = transported(module, batches[3])
+    torch.testing.assert_close(module(batches[3]), (p[:, :, None] * features).sum(dim=1))
+
+
+def test_waiting_for_the_start_gives_zero_gradients_and_no_more():
+    module = layer(startup_size=50, learn_mass=True, learn_sharpness=True)
+    pooled, z = module(maps(), return_attributes=True)
+    (pooled.sum() + z.sum()).backward()
+    for name, parameter in module.named_parameters():
+        assert (parameter.grad.abs().max() > 0) == (name == "projection.weight"), name
+
+
+def test_only_training_forwards_store():
+    module, x = layer(startup_size=20), maps()
+    module.eval()(x)
+    module.train()
+    assert torch.equal(module.weights(x), torch.full((5, 2, 3), 1 / 6, dtype=x.dtype))
+    assert torch.equal(module.attributes(x), torch.zeros(5, 3).double())
+    assert torch.equal(module.plan(x), torch.zeros(5, 3, 2, 3).double())
+    assert module.get_extra_state() == {"filled": 0, "started": 0}
+    assert torch.equal(module.startup_rows, torch.zeros(20, 4).double())
+    module(x)
+    assert module.get_extra_state() == {"filled": 5, "started": 0}
+    assert not module.eval().started
+
+
+def test_start_up_goes_on_in_the_middle_bit_for_bit():
+    batches = [maps() for _ in range(5)]
+    whole, part = layer(startup_size=18), layer(startup_size=18)
+    part.load_state_dict(whole.state_dict())
+    for x in batches[:2]:
+        whole(x), part(x)
+    file = io.BytesIO()
+    torch.save(part.state_dict(), file)
+    file.seek(0)
+    resumed = layer(startup_size=18)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for x in batches[2:]:
+        assert torch.equal(whole(x), resumed(x))
+    assert whole.started
+    assert resumed.started
+    assert torch.equal(whole.prototypes, resumed.prototypes)
+    again = layer(startup_size=18)
+    again.load_state_dict(resumed.state_dict())
+    assert torch.equal(again(batches[0]), whole(batches[0]))
+
+
+def test_explicit_start_takes_pooled_rows():
+    module, embeddings = layer(startup_size=100), 3 * torch.randn(9, 4, dtype=torch.float64)
+    parameter = module.prototypes
+    module.start_from(embeddings)
+    assert module.started
+    assert module.prototypes is parameter
+    rows = unit_ball(embeddings)
+    assert torch.equal(module.prototypes, rows[3:][farthest_first(rows[3:], 3, cover=rows[:3])])
+    before = module.startup_rows.clone()
+    module(maps())
+    assert torch.equal(module.startup_rows, before)
+    for bad in (embeddings[:5], torch.randn(9, 5), torch.randn(4)):
+        with pytest.raises(ValueError, match=r"^embeddings: expected"):
+            module.start_from(bad)
+
+
+@pytest.mark.parametrize("startup_size", [0, 100])
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_give_the_same(startup_size, clone):
+    module, x = layer(startup_size=startup_size, learn_mass=True), maps()
+    module(x)
+    twin = clone(module)
+    assert twin.get_extra_state() == module.get_extra_state()
+    assert torch.equal(twin(x), module(x))
+
+
+# Types
+
+
+@pytest.mark.parametrize("startup_size", [0, 100])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_features_and_parameters_are_computed_in_float32(startup_size, dtype):
+    module = layer(startup_size=startup_size, learn_mass=True, gem=True).to(dtype)
+    x = maps().to(dtype)
+    pooled, z = module(x, return_attributes=True)
+    expected, expected_z = copy.deepcopy(module).float()(x.float(), return_attributes=True)
+    assert pooled.dtype == z.dtype == torch.float32
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(z, expected_z)
+    assert {v.dtype for v in module.parameters()} == {dtype}
+    pooled.sum().backward()
+    assert all(torch.isfinite(v.grad).all() for v in module.parameters())
+
+
+@pytest.mark.parametrize("startup_size", [0, 100])
+def test_autocast_rounds_nothing(startup_size):
+    module, x = layer(startup_size=startup_size, learn_sharpness=True).float(), maps().float()
+
+    def results():
+        return *module(x, return_attributes=True), module.weights(x), module.plan(x)
+
+    expected = results()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = results()
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a, b)
+    parameters = list(module.parameters())
+    grads = [torch.autograd.grad(r[0].square().sum(), parameters) for r in (actual, expected)]
+    for a, b in zip(*grads, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_forward_draws_nothing_and_leaves_its_input():
+    module, x = layer(startup_size=8), maps()
+    before, state = x.clone(), torch.get_rng_state()
+    for _ in range(3):
+        module(x)
+    assert torch.equal(x, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_initial_weights_are_glorot_uniform():
+    module = GeneralizedSumPooling(300, 100, num_prototypes=200)
+    for matrix, bound in (
+        (module.projection.weight, (6 / 400) ** 0.5),
+        (module.prototypes, (6 / 300) ** 0.5),
+    ):
+        assert 0.99 * bound < matrix.abs().max() <= bound
+    assert module.projection.bias is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_channels": 0}, "^in_channels: expected an integer >= 1"),
+        ({"embedding_size": 0}, "^embedding_size: expected an integer >= 1"),
+        ({"embedding_size": None}, "^embedding_size: expected an integer >= 1; got None"),
+        ({"project": False}, "^embedding_size: expected None or in_channels = 8 without"),
+        ({"num_prototypes": 0}, "^num_prototypes: expected an integer >= 1"),
+        ({"mass": 0.0}, "^mass: expected a finite number > 0"),
+        ({"mass": 1.5}, r"^mass: expected a fraction in \(0, 1\]"),
+        ({"mass": 1, "learn_mass": True}, "^mass: expected a fraction below 1 where it is learned"),
+        ({"sharpness": 0.0}, "^sharpness: expected a finite number > 0"),
+        ({"mass": torch.tensor(0.3)}, "^mass: expected a finite number > 0; got tensor"),
+        ({"startup_size": 5, "num_prototypes": 3}, "^startup_size: expected 0, or at least .* = 6"),
+        ({"startup_size": -1}, "^startup_size: expected an integer >= 0"),
+        ({"project": 1}, "^project: expected True or False"),
+        ({"max_pool_branch": None}, "^max_pool_branch: expected True or False"),
+        ({"gem": 3.0}, "^gem: expected True or False"),
+        ({"learn_mass": 1}, "^learn_mass: expected True or False"),
+        ({"learn_sharpness": 1}, "^learn_sharpness: expected True or False"),
+        ({"concatenate_attributes": 1}, "^concatenate_attributes: expected True or False"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GeneralizedSumPooling(**{"in_channels": 8, "embedding_size": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 8), r"^x: expected a floating tensor \(B, C, H, W\) or \(B, N, C\); got"),
+        (torch.zeros(2, 8, 2, 2).long(), "^x: expected a floating tensor"),
+        (nn.Identity(), "^x: expected a floating tensor"),
+        (torch.zeros(2, 3, 8, 8), "^x: expected in_channels = 8 channels; got 3"),
+        (torch.zeros(2, 8, 3), "^x: expected in_channels = 8 channels; got 3"),
+        (torch.zeros(2, 8, 0, 3), "^x: expected at least one location"),
+        (torch.zeros(2, 0, 8), "^x: expected at least one location"),
+    ],
+)
+def test_features_of_another_shape_are_named(x, message):
+    with pytest.raises(ValueError, match=message):
+        layer()(x)
