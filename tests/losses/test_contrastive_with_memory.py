@@ -104,6 +104,7 @@ def test_a_miner_s_tuple_chooses_pairs_of_the_batch_alone():
     difference = mined(x, y, chosen) - plain(x, y)
     within = loss_of().eval()
     torch.testing.assert_close(difference, within(x, y, chosen) - within(x, y))
+    assert difference != 0
 
 
 def test_another_loss_and_its_reducer_are_used_in_both_terms():

@@ -262,7 +262,7 @@ def test_the_value_has_the_type_of_the_rows_and_float32_at_least():
     x, z, y = batch_of()
     rows = torch.cat([x, z], dim=1)
     for dtype in (torch.float16, torch.float32, torch.float64):
-        for inner in (None, losses.ContrastiveLoss()):
+        for inner in (None, losses.ContrastiveLoss(), ClassificationLoss(CLASSES, SIZE)):
             given = (z if inner is None else rows).to(dtype)
             wide = torch.float32 if dtype == torch.float16 else dtype
             for loss in (loss_of(inner), loss_of(inner).half()):
