@@ -157,9 +157,11 @@ def test_a_batch_as_large_as_the_memory_replaces_it():
 
 def test_without_gradients_both_terms_have_none():
     learned = losses.MarginLoss(learn_beta=True)
-    with torch.no_grad():
-        assert not loss_of(loss=learned)(*batch_of(0)).requires_grad
-    assert loss_of(loss=learned)(*batch_of(0)).requires_grad
+    loss = loss_of(loss=learned, reducer=reducers.DoNothingReducer())
+    for enabled in (False, True):
+        with torch.set_grad_enabled(enabled):
+            parts = loss(*batch_of(0)).values()
+        assert [part["losses"].requires_grad for part in parts] == [enabled, enabled]
 
 
 def test_no_rows_are_no_batch():

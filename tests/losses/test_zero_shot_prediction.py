@@ -171,6 +171,15 @@ def test_a_cross_batch_memory_stores_embeddings_and_no_attributes():
     assert torch.equal(loss.inner.embedding_memory, reference.embedding_memory)
 
 
+def test_a_cross_batch_memory_of_another_type_stores_in_evaluation_too():
+    inner = losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, memory_size=30)
+    loss = loss_of(inner).eval()
+    inner.float()
+    x, z, y = batch_of()
+    loss(torch.cat([x, z], dim=1), y)
+    torch.testing.assert_close(inner.embedding_memory[:10], x.float())
+
+
 def test_a_cross_batch_memory_takes_no_references():
     inner = losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, memory_size=30)
     x, z, y = batch_of()
