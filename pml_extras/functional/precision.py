@@ -33,8 +33,7 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
     """``module(*inputs)`` computed in ``dtype``; its parameters and buffers keep their own.
 
     Tensors in another floating type are stood in for by differentiable copies; what the module
-    writes into its buffers (running means, a memory) is written into the originals. Buffers in a
-    wider type than ``dtype`` are left as they are outside training mode.
+    writes into its buffers (running means, a memory) is written into the originals.
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     others = {k: v for k, v in held.items() if v.is_floating_point() and v.dtype != dtype}
@@ -44,8 +43,7 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
     result = functional_call(module, copies, inputs)
     with torch.no_grad():
         for name, buffer in module.named_buffers():
-            exact = torch.promote_types(buffer.dtype, dtype) == dtype  # also if nothing was written
-            if name in copies and (module.training or exact):
+            if name in copies and not torch.equal(copies[name], buffer.to(dtype)):
                 buffer.copy_(copies[name])
     return result
 
