@@ -32,8 +32,8 @@ def floating_dtypes(module: nn.Module) -> set[torch.dtype]:
 def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
     """``module(*inputs)`` computed in ``dtype``; its parameters and buffers keep their own.
 
-    Tensors in another floating type are stood in for by differentiable copies; what a module in
-    training mode writes into its buffers (running means) is written into the originals.
+    Tensors in another floating type are stood in for by differentiable copies; what the module
+    writes into its buffers (running means, a memory) is written into the originals.
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     others = {k: v for k, v in held.items() if v.is_floating_point() and v.dtype != dtype}
@@ -41,11 +41,10 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
         return module(*inputs)
     copies = {k: v.to(dtype) for k, v in others.items()}
     result = functional_call(module, copies, inputs)
-    if module.training:
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                if name in copies:
-                    buffer.copy_(copies[name])
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            if name in copies and not torch.equal(copies[name], buffer.to(dtype)):
+                buffer.copy_(copies[name])
     return result
 
 

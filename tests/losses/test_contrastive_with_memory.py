@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from pytorch_metric_learning import losses, miners, reducers
+from pytorch_metric_learning import losses, reducers
 from torch.nn.functional import cosine_similarity
 
 from pml_extras.losses import DelayedMemoryLoss, LiftedStructureLoss, ZeroShotPredictionLoss
@@ -97,13 +97,14 @@ def test_a_reloaded_loss_goes_on_where_it_stood(num_before):
 
 def test_a_miner_s_tuple_chooses_pairs_of_the_batch_alone():
     x, y = batch_of(3)
-    chosen = miners.PairMarginMiner()(x, y)
+    chosen = tuple(torch.tensor(i) for i in ([0, 1], [4, 5], [0, 1, 2], [1, 2, 3]))
     mined, plain = loss_of(), loss_of()
     for loss in (mined, plain):
         loss(*batch_of(0))
     difference = mined(x, y, chosen) - plain(x, y)
     within = loss_of().eval()
     torch.testing.assert_close(difference, within(x, y, chosen) - within(x, y))
+    assert difference != 0
 
 
 def test_another_loss_and_its_reducer_are_used_in_both_terms():
@@ -141,10 +142,26 @@ def test_what_is_stored_keeps_its_types(dtype, labels):
 
 def test_a_row_of_zeros_has_zero_gradient():
     x, y = batch_of(0)
-    x = (x.detach() * (torch.arange(6) != 2)[:, None]).requires_grad_()
+    x = (x.detach() * (torch.arange(6) != 1)[:, None]).requires_grad_()
     loss_of()(x, y).backward()
-    assert torch.equal(x.grad[2], torch.zeros(SIZE, dtype=torch.float64))
+    assert torch.equal(x.grad[1], torch.zeros(SIZE, dtype=torch.float64))
     assert x.grad.abs().max() < 100
+
+
+def test_a_batch_as_large_as_the_memory_replaces_it():
+    loss = loss_of(memory_size=6)
+    for t in range(2):
+        x, y = batch_of(t)
+        torch.testing.assert_close(loss(x, y), 2 * loss_of(start_after=9)(x, y))
+
+
+def test_without_gradients_both_terms_have_none():
+    learned = losses.MarginLoss(learn_beta=True)
+    loss = loss_of(loss=learned, reducer=reducers.DoNothingReducer())
+    for enabled in (False, True):
+        with torch.set_grad_enabled(enabled):
+            parts = loss(*batch_of(0)).values()
+        assert [part["losses"].requires_grad for part in parts] == [enabled, enabled]
 
 
 def test_no_rows_are_no_batch():

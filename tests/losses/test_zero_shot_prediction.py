@@ -124,11 +124,10 @@ def test_zero_attributes_leave_a_constant_beside_the_inner_loss():
 
 
 class Negative(nn.Module):
-    """Says how often it was called, and with what."""
+    """As plain as a loss can be, and of shape (1,)."""
 
     def forward(self, embeddings, labels, indices_tuple=None):
-        self.given = indices_tuple
-        return -embeddings.square().sum()
+        return -embeddings.square().sum().reshape(1)
 
 
 def test_a_negative_inner_value_and_any_callable_loss_will_do():
@@ -170,6 +169,15 @@ def test_a_cross_batch_memory_stores_embeddings_and_no_attributes():
         torch.testing.assert_close(found, expected)
     assert loss.inner.embedding_memory.shape == (30, SIZE)
     assert torch.equal(loss.inner.embedding_memory, reference.embedding_memory)
+
+
+def test_a_cross_batch_memory_of_another_type_stores_in_evaluation_too():
+    inner = losses.CrossBatchMemory(losses.ContrastiveLoss(), SIZE, memory_size=30)
+    loss = loss_of(inner).eval()
+    inner.float()
+    x, z, y = batch_of()
+    loss(torch.cat([x, z], dim=1), y)
+    torch.testing.assert_close(inner.embedding_memory[:10], x.float())
 
 
 def test_a_cross_batch_memory_takes_no_references():
@@ -262,13 +270,13 @@ def test_the_value_has_the_type_of_the_rows_and_float32_at_least():
     x, z, y = batch_of()
     rows = torch.cat([x, z], dim=1)
     for dtype in (torch.float16, torch.float32, torch.float64):
-        for inner in (None, losses.ContrastiveLoss()):
-            given = (z if inner is None else rows).to(dtype)
-            wide = torch.float32 if dtype == torch.float16 else dtype
-            for loss in (loss_of(inner), loss_of(inner).half()):
+        wide = torch.float32 if dtype == torch.float16 else dtype
+        for make in (lambda: None, losses.ContrastiveLoss, lambda: ClassificationLoss(CLASSES, 3)):
+            for loss in (loss_of(make()), loss_of(make()).half()):
+                given = (z if loss.inner is None else rows).to(dtype)
                 kept = loss.class_vectors.dtype
                 assert loss(given, y).dtype == wide
-                assert loss.class_vectors.dtype == kept
+                assert {p.dtype for p in loss.parameters()} == {kept}
 
 
 @pytest.mark.parametrize(
