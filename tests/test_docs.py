@@ -12,6 +12,8 @@ import pytest
 import pml_extras.inference
 import pml_extras.losses
 import pml_extras.nn
+import pml_extras.pooling
+import pml_extras.reducers
 import pml_extras.samplers
 import pml_extras.weighting
 
@@ -41,6 +43,8 @@ def test_readme_names_what_is_no_loss():
     for module in (
         pml_extras.inference,
         pml_extras.nn,
+        pml_extras.pooling,
+        pml_extras.reducers,
         pml_extras.samplers,
         pml_extras.weighting,
     ):

@@ -24,7 +24,8 @@ for name in losses.__all__:
     if not inspect.isclass(loss_class) or name == "DistancePreservingLoss":
         continue  # functions, and what is called with a teacher
     parameters = inspect.signature(loss_class).parameters
-    sizes = {"num_classes": 4, "embedding_size": 8}
+    sizes = {"num_classes": 4, "embedding_size": 8, "num_attributes": 8}
+    sizes |= {"memory_size": 64, "start_after": 0}
     arguments = {key: value for key, value in sizes.items() if key in parameters}
     if "losses" in parameters:
         arguments["losses"] = [losses.LiftedStructureLoss(), losses.ClassificationLoss(4, 8)]

@@ -2,7 +2,7 @@
 
 from pml_extras.losses.binomial_deviance import BinomialDevianceLoss
 from pml_extras.losses.classification import ClassificationLoss
-from pml_extras.losses.contrastive_with_memory import DelayedMemoryLoss
+from pml_extras.losses.delayed_memory import DelayedMemoryLoss
 from pml_extras.losses.distance_preserving import DistancePreservingLoss
 from pml_extras.losses.intra_batch_connections import IntraBatchConnectionsLoss
 from pml_extras.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
