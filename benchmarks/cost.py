@@ -10,8 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -113,11 +112,12 @@ def _main(what: str, name: str, sides: str, rows: str, device: str) -> None:
     torch.manual_seed(0)
     place = torch.device(device)
     passes = [SUBJECTS[name].sides[side].make(place) for side in sides.split(",")]
-    measure: Callable[[list[Pass], int, torch.device], Any] = {
-        "memory": partial(peak_mib, warm_up=SUBJECTS[name].warm_up),
-        "time": milliseconds,
-    }[what]
-    print(json.dumps(measure(passes, int(rows), place)))
+    measured: Any
+    if what == "memory":
+        measured = peak_mib(passes, int(rows), place, SUBJECTS[name].warm_up)
+    else:
+        measured = milliseconds(passes, int(rows), place)
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def of_training_step(*, pooled: bool, device: torch.device) -> Pass:
     network = resnet50(num_classes=EMBEDDING_SIZE)
     if pooled:
         network = replace_pooling(
-            network, EMBEDDING_SIZE, classifier="remove", num_prototypes=PROTOTYPES, startup_size=0
+            network, EMBEDDING_SIZE, classifier=False, num_prototypes=PROTOTYPES, startup_size=0
         )
     network.to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
