@@ -7,11 +7,11 @@ iteration that the authors released, differentiated by autograd, and average poo
 from collections.abc import Callable
 
 import torch
-from pml_extras.pooling import GeneralizedSumPooling, replace_pooling
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from pml_extras.functional import sum_pooling_weights, unit_ball_cost
+from pml_extras.pooling import GeneralizedSumPooling, replace_pooling
 
 MASS, SHARPNESS, STEPS = 0.3, 5.0, 100
 EMBEDDING_SIZE, PROTOTYPES, PIXELS = 512, 64, 224
