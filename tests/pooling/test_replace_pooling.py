@@ -195,6 +195,6 @@ def test_a_global_pool_that_flattens_is_replaced():
     model, x = LikeTimm(), torch.randn(2, 3, 8, 8)
     expected = model(x)
     torch.testing.assert_close(replace_pooling(model, mass=1, startup_size=0)(x), expected)
-    with pytest.raises(ValueError, match="^model: expected"):
+    with pytest.raises(ValueError, match=r"^model: expected"):
         replace_pooling(model)
     assert replace_pooling(LikeTimm(), 5, classifier=False)(x).shape == (2, 5)
