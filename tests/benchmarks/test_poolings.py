@@ -163,6 +163,7 @@ def test_rows_of_a_seed_start_from_the_same_convolutions_and_projection() -> Non
 def test_maps_keep_25_places_of_a_quadrant_and_the_weights_are_those_of_the_other_trunk() -> None:
     trunk = trunk_of("average_pooling")
     assert trunk.blocks(torch.rand(2, 1, 40, 40)).shape == (2, 96, 10, 10)
+    assert isinstance(trunk.blocks[-1], nn.ReLU)  # the first two blocks pool
     flat = seeded_trunk(16, 3, (1, 40, 40))
     assert isinstance(flat, Trunk)
     convolutions = [
