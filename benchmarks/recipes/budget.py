@@ -68,7 +68,7 @@ class Budget:
 
 OMNIGLOT = Budget(epochs=8, iterations=60, batch_size=100, images_per_class=4)
 PHOTOGRAPHS = Budget(epochs=20, iterations=60, batch_size=64, images_per_class=4)
-COLLAGES = Budget(epochs=6, iterations=100, batch_size=64, images_per_class=4)
+COLLAGES = Budget(epochs=5, iterations=100, batch_size=64, images_per_class=4)
 BUDGETS = {
     "digits": Budget(epochs=3, iterations=50, batch_size=20, images_per_class=4, trunk_lr=1e-4),
     "omniglot": OMNIGLOT,

@@ -99,6 +99,8 @@ def test_weights_of_prototypes_are_measured_at_the_epoch_that_counts(
         for image, q in zip(weights, test.target_quadrant.tolist(), strict=True)
     ) / len(test.labels)
     assert result.metrics["weight_on_target_quadrant"] == pytest.approx(expected, abs=1e-6)
+    assert result.curve[-1]["weight_on_target_quadrant"] == pytest.approx(expected, abs=1e-6)
+    assert result.curve[0]["weight_on_target_quadrant"] != pytest.approx(expected, abs=1e-6)
     assert expected != pytest.approx(0.25, abs=1e-6)
 
 
