@@ -21,12 +21,13 @@ from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.measure import PeakMemory, StepClock
 from benchmarks.neighbours import nearest
 from benchmarks.provenance import provenance
+from benchmarks.quadrants import WEIGHT_ON_TARGET
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.recipes.budget import OPTIMIZERS
 from benchmarks.trunk import GREY, MapTrunk, Retrieval, Trunk
 
-CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r")
+CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r", WEIGHT_ON_TARGET)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,8 @@ class _Watch:
                 nmi=nmi,
                 unit_rows=self._unit_rows or model is self._trunk,
             )
-            return evaluation, {name: evaluation.metrics[name] for name in CURVE_METRICS}
+            metrics = evaluation.metrics
+            return evaluation, {name: metrics[name] for name in CURVE_METRICS if name in metrics}
 
         evaluation, metrics = of(self._data.test, self._nmi)
         point: Point = {"epoch": epoch, **metrics}

@@ -122,6 +122,7 @@ def draw_smoothing(path: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     scans, digits = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
     scans = (scans / 16).float().reshape(-1, 8, 8)

@@ -7,9 +7,9 @@ https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision, which checks M
 Licence: none is stated; see that page.
 Split rule: of each of the 20 super-classes the first 3 sub-classes train and the last 2 test, in
 the order of ``fine_label_names`` of the official file ``meta`` (the alphabet). Photographs that
-train come from the official file ``train``, those that test from ``test``, which the paper's note
-leaves open. Targets are 16 super-classes (24,000 and 3,200 photographs), backgrounds the other 4,
-of large outdoor things and scenes and of plants (6,000 and 800).
+train come from the official file ``train``, those that test from ``test``: ours, since which files
+the authors used is not known. Targets are 16 super-classes (24,000 and 3,200 photographs),
+backgrounds the other 4, of large outdoor things and scenes and of plants (6,000 and 800).
 A label is the super-class of a target; both halves have the same 16 of them and share no sub-class,
 which is what a class of :class:`benchmarks.datasets.split.Data` is here: its name says which half.
 Made of it: quadrants of 32 x 32, collages of 64 x 64, RGB in [0, 1]; see
@@ -18,6 +18,7 @@ but for the border that convolutions pad with 0.
 """
 
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -79,7 +80,8 @@ def load(
 
 
 def _sub_classes(part: CIFAR100) -> Split:
-    """One official file, its classes named super-class/sub-class in the order of ``meta``."""
+    """One official file, in bytes, its classes named super-class/sub-class in the order of
+    ``meta``."""
     folder = Path(part.root) / part.base_folder
     labels, meta = (
         pickle.loads((folder / name).read_bytes(), encoding="latin1")
@@ -94,19 +96,22 @@ def _sub_classes(part: CIFAR100) -> Split:
     return Split(images.contiguous(), torch.tensor(part.targets), names)
 
 
+def _super(name: str) -> str:
+    return name.split("/")[0]
+
+
 def _half(photographed: Split, half: str, images: int, seed: int) -> Split:
     """Collages of the sub-classes of one half, with ``images`` photographs of each."""
+    seen: Counter[str] = Counter()
     rank: dict[str, int] = {}  # of a sub-class in its super-class
-    members: dict[str, list[str]] = {}
     for name in photographed.classes:
-        siblings = members.setdefault(name.split("/")[0], [])
-        rank[name] = len(siblings)
-        siblings.append(name)
+        rank[name] = seen[_super(name)]
+        seen[_super(name)] += 1
 
     def chosen(background: bool) -> Split:
         part = photographed.only(
             lambda name: (
-                (name.split("/")[0] in BACKGROUNDS) == background
+                (_super(name) in BACKGROUNDS) == background
                 and (rank[name] < TRAIN_SUB_CLASSES) == (half == "train")
             )
         )
@@ -120,7 +125,7 @@ def _half(photographed: Split, half: str, images: int, seed: int) -> Split:
 
 def _super_classes(part: Split, half: str) -> Split:
     """The same photographs, as float32 in [0, 1], labelled by super-class."""
-    names = [name.split("/")[0] for name in part.classes]
+    names = [_super(name) for name in part.classes]
     classes = sorted(set(names))
     number = torch.tensor([classes.index(name) for name in names])
     return Split(

@@ -1,8 +1,9 @@
 """Two by two collages: one image that counts among three that do not.
 
 After the toy set of Gürbüz, Şener, Alatan, "Generalized Sum Pooling for Metric Learning", ICCV
-2023. A departure: collages are made once and lie in memory, where the stream of the released code
-combines images anew; several copies of a target, each in a collage of its own, come near to that.
+2023. A departure: collages are made once and lie in memory, where the released code reshuffles its
+backgrounds whenever they are used up; several copies of a target, each in a collage of its own,
+come near to that.
 """
 
 import torch
@@ -60,4 +61,4 @@ def _without_replacement(population: int, count: int, generator: torch.Generator
     """(count,) indices: one shuffle of all after another."""
     shuffles = -(-count // population)
     drawn = [torch.randperm(population, generator=generator) for _ in range(shuffles)]
-    return torch.cat(drawn)[:count] if drawn else torch.empty(0, dtype=torch.int64)
+    return torch.cat(drawn)[:count]

@@ -79,14 +79,9 @@ ENSEMBLES = Table(
         worse=MEMBERS,
     ),
 )
-AVERAGE, GSP, ZERO_SHOT = (
-    recipe.name
-    for recipe in (
-        generalized_sum_pooling.AVERAGE,
-        generalized_sum_pooling.GSP,
-        generalized_sum_pooling.ZERO_SHOT,
-    )
-)
+AVERAGE = generalized_sum_pooling.AVERAGE.name
+GSP = generalized_sum_pooling.GSP.name
+ZERO_SHOT = generalized_sum_pooling.ZERO_SHOT.name
 POOLINGS = Table(
     tuple(recipe.name for recipe in generalized_sum_pooling.RECIPES),
     seeds=(0, 1, 2, 3, 4),

@@ -189,10 +189,10 @@ OF_SUB_CLASS = np.random.default_rng(0).permutation(np.repeat(np.arange(20), 5))
 
 
 def pictures(images: int, seed: int) -> dict[str, Any]:
-    """One official file: red tells the sub-class, blue the file."""
+    """One official file: red tells the sub-class, blue the file, and green is full."""
     fine = np.random.default_rng(seed).permutation(np.repeat(np.arange(100), images))
     pixels = np.zeros((len(fine), 3, 32, 32), dtype=np.uint8)
-    pixels[:, 0], pixels[:, 2] = fine[:, None, None], seed
+    pixels[:, 0], pixels[:, 1], pixels[:, 2] = fine[:, None, None], 255, seed
     return {
         "data": pixels.reshape(len(fine), -1),
         "fine_labels": fine.tolist(),
@@ -230,6 +230,7 @@ def test_super_classes_train_on_their_first_sub_classes_and_test_on_the_others(
     data = cifar_collage.load(cifar_root, train_images=3, test_images=2)
     split: Split = getattr(data, half)
     assert split.images.dtype == torch.float32
+    assert (split.images[:, 1] == 1).all()
     assert split.images.shape == ({"train": 16 * 9, "test": 16 * 4}[half], 3, 64, 64)
     values = (quadrants(split) * 255).round().int()[..., 5, 7]  # (N, 4, 3), each of one colour
     assert (values[..., 2] == {"train": 1, "test": 2}[half]).all()

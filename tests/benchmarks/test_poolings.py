@@ -1,7 +1,6 @@
-"""Rows that differ by their pooling: what they share, what they weigh, and what is said of it."""
+"""Rows that differ by their pooling: what they share, and what each is made of."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +12,6 @@ from benchmarks.datasets import Data
 from benchmarks.datasets.collage import collage
 from benchmarks.datasets.split import Split
 from benchmarks.evaluate import evaluate
-from benchmarks.quadrants import weight_on_quadrant, weight_on_target
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe, digest
 from benchmarks.recipes.generalized_sum_pooling import (
     AVERAGE,
@@ -23,9 +21,6 @@ from benchmarks.recipes.generalized_sum_pooling import (
     GeneralizedMeanPooling,
     MaxPooling,
 )
-from benchmarks.records import Record
-from benchmarks.reporting import plots, tables
-from benchmarks.reporting.selection import select
 from benchmarks.run import run, seeded_trunk
 from benchmarks.trunk import MapTrunk, Trunk
 from pml_extras.losses import ZeroShotPredictionLoss
@@ -34,7 +29,6 @@ from pml_extras.pooling import GeneralizedSumPooling
 CPU = torch.device("cpu")
 ROWS = TABLES["omniglot_collage"].recipes
 WEIGHED = ("gsp", "gsp_zero_shot", "gsp_zero_shot_memory")
-MadeUp = Callable[..., Record]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +94,8 @@ def test_weights_of_prototypes_are_measured_at_the_epoch_that_counts(
         for image, q in zip(weights, test.target_quadrant.tolist(), strict=True)
     ) / len(test.labels)
     assert result.metrics["weight_on_target_quadrant"] == pytest.approx(expected, abs=1e-6)
+    assert result.curve[-1]["weight_on_target_quadrant"] == pytest.approx(expected, abs=1e-6)
+    assert result.curve[0]["weight_on_target_quadrant"] != pytest.approx(expected, abs=1e-6)
     assert expected != pytest.approx(0.25, abs=1e-6)
 
 
@@ -164,6 +160,7 @@ def test_rows_of_a_seed_start_from_the_same_convolutions_and_projection() -> Non
 def test_maps_keep_25_places_of_a_quadrant_and_the_weights_are_those_of_the_other_trunk() -> None:
     trunk = trunk_of("average_pooling")
     assert trunk.blocks(torch.rand(2, 1, 40, 40)).shape == (2, 96, 10, 10)
+    assert isinstance(trunk.blocks[-1], nn.ReLU)  # the first two blocks pool
     flat = seeded_trunk(16, 3, (1, 40, 40))
     assert isinstance(flat, Trunk)
     convolutions = [
@@ -257,102 +254,6 @@ def test_all_rows_have_one_loss_and_say_what_they_are_made_of() -> None:
     assert settings["gsp_zero_shot"]["pooling"] == {**pooling, "concatenate_attributes": True}
     assert len({digest({**found, "recipe": ""}) for found in settings.values()}) == len(settings)
     assert "pooling" not in RECIPES["contrastive"].settings("digits", BUDGETS["digits"])
-
-
-def test_weight_is_counted_in_the_quadrant_that_is_named() -> None:
-    weights = torch.arange(16, dtype=torch.float64).view(1, 4, 4).repeat(4, 1, 1)
-    # rows 0 1 2 3 / 4 5 6 7 / 8 9 10 11 / 12 13 14 15
-    found = weight_on_quadrant(weights, torch.tensor([0, 1, 2, 3]))
-    assert found.tolist() == [0 + 1 + 4 + 5, 2 + 3 + 6 + 7, 8 + 9 + 12 + 13, 10 + 11 + 14 + 15]
-    wide = torch.tensor([[[0.1, 0.2, 0.0, 0.3], [0.0, 0.1, 0.2, 0.1]]], dtype=torch.float64)
-    assert weight_on_quadrant(wide, torch.tensor([1])).item() == pytest.approx(0.3)
-    for size in ((3, 4), (4, 3)):
-        with pytest.raises(ValueError, match=f"weights: expected an even .*got {size[0]} x"):
-            weight_on_quadrant(torch.zeros(1, *size), torch.tensor([0]))
-
-
-class Fixed(nn.Module):
-    """Weighs the places of 2 x 2 maps .1 .2 / .3 .4."""
-
-    def __init__(self, channels: int, embedding_size: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(channels, embedding_size, bias=False)
-
-    def weights(self, maps: Tensor) -> Tensor:
-        return torch.tensor([[0.1, 0.2], [0.3, 0.4]]).expand(len(maps), 2, 2)
-
-
-def test_the_measure_is_a_mean_over_images_not_over_batches() -> None:
-    trunk = MapTrunk(8, (1, 8, 8), Fixed)
-    quadrant = torch.tensor([0] * 256 + [3] * 44)  # 256 images a batch
-    split = Split(torch.zeros(300, 1, 8, 8), torch.zeros(300).long(), ("a",), quadrant)
-    expected = (256 * 0.1 + 44 * 0.4) / 300
-    assert weight_on_target(trunk, split, CPU) == {
-        "weight_on_target_quadrant": pytest.approx(expected)
-    }
-    assert weight_on_target(trunk, replace(split, target_quadrant=None), CPU) == {}
-    assert weight_on_target(Trunk(8), split, CPU) == {}
-    assert weight_on_target(MapTrunk(8, (1, 8, 8), AveragePooling), split, CPU) == {}
-
-
-def records_of(made_up: MadeUp, **rows: list[tuple[float, float | None]]) -> list[Record]:
-    """(Recall@1, weight on target) by seed."""
-    records = []
-    for recipe, values in rows.items():
-        for seed, (recall, weight) in enumerate(values):
-            record = made_up(recipe, seed, recall, "omniglot_collage")
-            if weight is not None:
-                record["metrics"]["weight_on_target_quadrant"] = weight
-            records.append(record)
-    return records
-
-
-def test_the_table_compares_with_average_pooling_and_says_where_the_weight_lies(
-    made_up: MadeUp,
-) -> None:
-    records = records_of(
-        made_up,
-        average_pooling=[(0.50, None), (0.60, None), (0.70, None)],
-        gsp=[(0.52, 0.52), (0.63, 0.63), (0.74, 0.74)],
-        gsp_zero_shot=[(0.50, 0.24), (0.60, 0.27), (0.74, 0.26)],
-    )
-    text = tables.table(select("omniglot_collage", records))
-    results, differences = text.split("Difference to ")
-    rows = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
-        for line in results.splitlines()
-        if line.startswith("|")
-    }
-    column = rows["method"].index("weight on target")
-    assert rows["Average pooling"][column] == tables.MISSING
-    assert rows["Generalized sum pooling (GSP)"][column] == "63.0 ± 27.3"  # 4.3027 * 11 / sqrt 3
-    assert list(rows)[2:] == [RECIPES[n].title for n in ("gsp", "gsp_zero_shot", "average_pooling")]
-    assert differences.startswith("Average pooling on the same seeds, in points")
-    assert "Generalized sum pooling (GSP) minus Average pooling +3.00 ± 2.48 points" in text
-    said = text.split("Part of the pooling weight")[1].splitlines()
-    assert "(uniform weights: 25 %), ± half a 95 % t-interval over seeds:" in said[0]
-    assert said[2:] == [
-        "- Generalized sum pooling (GSP): 63.00 ± 27.33 % over 3 seeds: the interval lies above "
-        "25 %.",
-        "- GSP with zero-shot loss: 25.67 ± 3.79 % over 3 seeds: the interval contains 25 %.",
-    ]
-
-
-def test_weight_below_uniform_is_said_and_one_seed_says_nothing(made_up: MadeUp) -> None:
-    low = [(0.5, 0.10), (0.5, 0.11), (0.5, 0.12)]
-    said = tables.on_target(select("omniglot_collage", records_of(made_up, gsp=low)))
-    assert said.endswith("11.00 ± 2.48 % over 3 seeds: the interval lies below 25 %.")
-    assert tables.on_target(select("omniglot_collage", records_of(made_up, gsp=low[:1]))) == ""
-    older = tables.table(select("digits", [made_up("contrastive", 0, 0.5)]))
-    assert "weight on target" not in older
-
-
-def test_pictures_know_our_pooling_from_that_of_others(made_up: MadeUp) -> None:
-    rows = {name: [(0.5, None)] for name in ROWS}
-    selection = select("omniglot_collage", records_of(made_up, **rows))
-    dashed = {m.recipe for m in selection.methods if plots._look(m)["ls"] == "--"}
-    assert dashed == {"average_pooling", "max_pooling", "gem_pooling"}
-    assert [m.recipe for m in plots._shown(selection)] == ["gsp", "average_pooling"]
 
 
 def test_prototypes_come_after_1024_images() -> None:
