@@ -131,7 +131,7 @@ def test_proxies_get_a_hundred_times_the_base_rate_and_weights_of_losses_that_of
         grouped = [parameter for group in groups for parameter in group["params"]]
         assert sorted(map(id, trained)) == sorted(id(p) for p in grouped if p.numel() > 0)
         for group in groups:
-            of_trunk = name.startswith("ibc") or name.startswith("gsp_zero_shot")
+            of_trunk = name.startswith(("ibc", "gsp_zero_shot"))
             expected = (3e-3, 0.5) if of_trunk else (pytest.approx(0.1), 0.0)
             if weights & {id(parameter) for parameter in group["params"]}:
                 expected = (3e-3, 0.0)
