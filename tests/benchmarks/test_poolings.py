@@ -239,14 +239,16 @@ def test_all_rows_have_one_loss_and_say_what_they_are_made_of() -> None:
         if name not in ("untrained_pooling", "gsp_zero_shot_memory")
     }
     json.dumps(settings, allow_nan=False)
+    contrastive = settings["average_pooling"]
+    assert (contrastive["loss"]["pos_margin"], contrastive["loss"]["neg_margin"]) == (1.0, 0.5)
+    assert contrastive["distance"]["class"] == "pytorch_metric_learning.CosineSimilarity"
+    assert settings["gsp_zero_shot"]["loss"]["weight"] == 0.1
     inner = settings["gsp_zero_shot"]["loss"].pop("inner")
-    assert inner == {
-        part: settings["average_pooling"][part] for part in ("loss", "miner", "distance")
-    }
+    assert inner == {part: contrastive[part] for part in ("loss", "miner", "distance")}
     for name in settings:
         if name != "gsp_zero_shot":
             for part in ("loss", "distance", "miner", "budget"):
-                assert settings[name][part] == settings["average_pooling"][part]
+                assert settings[name][part] == contrastive[part]
     pooling = settings["gsp"]["pooling"]
     assert pooling["class"] == "pml_extras.GeneralizedSumPooling"
     assert (pooling["mass"], pooling["sharpness"], pooling["num_prototypes"]) == (0.3, 5.0, 64)
