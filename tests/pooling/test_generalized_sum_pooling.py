@@ -184,6 +184,13 @@ def test_autocast_rounds_nothing(startup_size):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("startup_size", [0, 100])
+def test_the_wider_of_features_and_parameters_decides(startup_size):
+    module, x = layer(startup_size=startup_size), maps().float()
+    assert torch.equal(module(x), module(x.double()))
+    assert module(x).dtype == module.float()(x.double()).dtype == torch.float64
+
+
 def test_forward_draws_nothing_and_leaves_its_input():
     module, x = layer(startup_size=8), maps()
     before, state = x.clone(), torch.get_rng_state()
