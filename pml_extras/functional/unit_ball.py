@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from pml_extras._checks import check_rows, refuse
 from pml_extras.functional.pairwise import euclidean_distance
-from pml_extras.functional.precision import at_least_float32, no_autocast
+from pml_extras.functional.precision import at_least_float32
 
 
 def unit_ball(v: Tensor) -> Tensor:
@@ -64,18 +64,18 @@ def unit_ball_cost(features: Tensor, prototypes: Tensor) -> Tensor:
 
 
 class _UnitBallDistance(torch.autograd.Function):
-    """(N, m) distances of u(f_i), f float32, from points of the unit ball in float64."""
+    """(N, m) distances of u(f_i), f float32, from points of the ball in float64: so is all here,
+    and autocast leaves that alone."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, balls: Tensor) -> Tensor:
-        with no_autocast(rows):
-            wide = rows.double()
-            norm = torch.linalg.vector_norm(wide, dim=1)  # (N,)
-            shrink = 1 / norm.clamp(min=1)
-            norms = (norm * shrink).square()[:, None] + balls.square().sum(dim=1)  # (N, m)
-            squared = (wide @ balls.T).mul_(-2 * shrink[:, None]).add_(norms)
-            squared.masked_fill_(squared < norms.mul_(2.0**-50), 0.0)
-            distance = squared.sqrt_().to(rows.dtype)
+        wide = rows.double()
+        norm = torch.linalg.vector_norm(wide, dim=1)  # (N,)
+        shrink = 1 / norm.clamp(min=1)
+        norms = (norm * shrink).square()[:, None] + balls.square().sum(dim=1)  # (N, m)
+        squared = (wide @ balls.T).mul_(-2 * shrink[:, None]).add_(norms)
+        squared.masked_fill_(squared < norms.mul_(2.0**-50), 0.0)
+        distance = squared.sqrt_().to(rows.dtype)
         ctx.save_for_backward(rows, balls, norm, distance)
         return distance
 
@@ -84,16 +84,15 @@ class _UnitBallDistance(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         rows, balls, norm, distance = ctx.saved_tensors
         shrink = 1 / norm.clamp(min=1)
-        with no_autocast(rows):
-            wide = rows.double()
-            # dL/du_i = sum_j w_ij (u_i - o_j), w = grad / D; then that of u at f_i
-            weight = grad.double().div_(distance).masked_fill_(distance == 0, 0.0)  # (N, m)
-            along = weight.sum(dim=1)  # of u_i in dL/du_i
-            radial = weight @ (1 - balls.square().sum(dim=1)) + (grad * distance).sum(dim=1)
-            along = torch.where(norm > 1, along - radial / 2, along)
-            grad_balls = weight.sum(dim=0)[:, None] * balls
-            weight.mul_(shrink[:, None])
-            grad_balls.addmm_(weight.T, wide, alpha=-1)
-            grad_rows = wide.mul_((along * shrink.square())[:, None])
-            grad_rows.addmm_(weight, balls, alpha=-1)
+        wide = rows.double()
+        # dL/du_i = sum_j w_ij (u_i - o_j), w = grad / D; then that of u at f_i
+        weight = grad.double().div_(distance).masked_fill_(distance == 0, 0.0)  # (N, m)
+        along = weight.sum(dim=1)  # of u_i in dL/du_i
+        radial = weight @ (1 - balls.square().sum(dim=1)) + (grad * distance).sum(dim=1)
+        along = torch.where(norm > 1, along - radial / 2, along)
+        grad_balls = weight.sum(dim=0)[:, None] * balls
+        weight.mul_(shrink[:, None])
+        grad_balls.addmm_(weight.T, wide, alpha=-1)
+        grad_rows = wide.mul_((along * shrink.square())[:, None])
+        grad_rows.addmm_(weight, balls, alpha=-1)
         return grad_rows.to(rows.dtype), grad_balls

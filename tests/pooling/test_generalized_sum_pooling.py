@@ -1,17 +1,13 @@
 import copy
-import io
 import itertools
-import pickle
 
 import pytest
 import torch
 from torch import nn
 
 from pml_extras.functional import (
-    farthest_first,
     sum_pooling_plan,
     sum_pooling_weights,
-    unit_ball,
     unit_ball_cost,
 )
 from pml_extras.pooling import GeneralizedSumPooling
@@ -155,107 +151,6 @@ def test_every_parameter_has_a_gradient():
             assert parameter.grad.abs().max() > 0, name
 
 
-# Start-up
-
-
-def collected(module, batches):
-    """What is stored: means of projected features, in the unit ball."""
-    rows = [tokens_of(x).mean(dim=1) @ module.projection.weight.T for x in batches]
-    return unit_ball(torch.cat(rows)).detach()
-
-
-def test_it_averages_until_enough_rows_are_there_and_then_transports():
-    module = layer(startup_size=7)
-    parameter, first = module.prototypes, module.prototypes.detach().clone()
-    batches = [maps(num=3), maps(num=3), maps(num=3), maps(num=3)]
-    for x in batches[:3]:
-        assert not module.started
-        pooled, z = module(x, return_attributes=True)
-        torch.testing.assert_close(pooled, x.mean(dim=(2, 3)) @ module.projection.weight.T)
-        assert torch.equal(z, torch.zeros_like(z))
-        if x is not batches[2]:
-            assert torch.equal(module.prototypes, first)
-    assert module.started
-    rows = collected(module, batches[:3])[:7]
-    expected = rows[3:][farthest_first(rows[3:], 3, cover=rows[:3])]
-    torch.testing.assert_close(module.prototypes.detach(), expected, rtol=0, atol=1e-12)
-    assert module.prototypes is parameter
-    features, p, _ = transported(module, batches[3])
-    torch.testing.assert_close(module(batches[3]), (p[:, :, None] * features).sum(dim=1))
-
-
-def test_waiting_for_the_start_gives_zero_gradients_and_no_more():
-    module = layer(startup_size=50, learn_mass=True, learn_sharpness=True)
-    pooled, z = module(maps(), return_attributes=True)
-    (pooled.sum() + z.sum()).backward()
-    for name, parameter in module.named_parameters():
-        assert (parameter.grad.abs().max() > 0) == (name == "projection.weight"), name
-
-
-def test_only_training_forwards_store():
-    module, x = layer(startup_size=20), maps()
-    module.eval()(x)
-    module.train()
-    assert torch.equal(module.weights(x), torch.full((5, 2, 3), 1 / 6, dtype=x.dtype))
-    assert torch.equal(module.attributes(x), torch.zeros(5, 3).double())
-    assert torch.equal(module.plan(x), torch.zeros(5, 3, 2, 3).double())
-    assert module.get_extra_state() == {"filled": 0, "started": 0}
-    assert torch.equal(module.startup_rows, torch.zeros(20, 4).double())
-    module(x)
-    assert module.get_extra_state() == {"filled": 5, "started": 0}
-    assert not module.eval().started
-
-
-def test_start_up_goes_on_in_the_middle_bit_for_bit():
-    batches = [maps() for _ in range(5)]
-    whole, part = layer(startup_size=18), layer(startup_size=18)
-    part.load_state_dict(whole.state_dict())
-    for x in batches[:2]:
-        whole(x), part(x)
-    file = io.BytesIO()
-    torch.save(part.state_dict(), file)
-    file.seek(0)
-    resumed = layer(startup_size=18)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    for x in batches[2:]:
-        assert torch.equal(whole(x), resumed(x))
-    assert whole.started
-    assert resumed.started
-    assert torch.equal(whole.prototypes, resumed.prototypes)
-    again = layer(startup_size=18)
-    again.load_state_dict(resumed.state_dict())
-    assert torch.equal(again(batches[0]), whole(batches[0]))
-
-
-def test_explicit_start_takes_pooled_rows():
-    module, embeddings = layer(startup_size=100), 3 * torch.randn(9, 4, dtype=torch.float64)
-    parameter = module.prototypes
-    module.start_from(embeddings)
-    assert module.started
-    assert module.prototypes is parameter
-    rows = unit_ball(embeddings)
-    assert torch.equal(module.prototypes, rows[3:][farthest_first(rows[3:], 3, cover=rows[:3])])
-    before = module.startup_rows.clone()
-    module(maps())
-    assert torch.equal(module.startup_rows, before)
-    for bad in (embeddings[:5], torch.randn(9, 5), torch.randn(4)):
-        with pytest.raises(ValueError, match=r"^embeddings: expected"):
-            module.start_from(bad)
-
-
-@pytest.mark.parametrize("startup_size", [0, 100])
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_give_the_same(startup_size, clone):
-    module, x = layer(startup_size=startup_size, learn_mass=True), maps()
-    module(x)
-    twin = clone(module)
-    assert twin.get_extra_state() == module.get_extra_state()
-    assert torch.equal(twin(x), module(x))
-
-
-# Types
-
-
 @pytest.mark.parametrize("startup_size", [0, 100])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_features_and_parameters_are_computed_in_float32(startup_size, dtype):
@@ -287,6 +182,13 @@ def test_autocast_rounds_nothing(startup_size):
     grads = [torch.autograd.grad(r[0].square().sum(), parameters) for r in (actual, expected)]
     for a, b in zip(*grads, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("startup_size", [0, 100])
+def test_the_wider_of_features_and_parameters_decides(startup_size):
+    module, x = layer(startup_size=startup_size), maps().float()
+    assert torch.equal(module(x), module(x.double()))
+    assert module(x).dtype == module.float()(x.double()).dtype == torch.float64
 
 
 def test_forward_draws_nothing_and_leaves_its_input():
