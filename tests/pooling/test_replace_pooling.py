@@ -164,6 +164,13 @@ def test_a_classifier_that_is_gone_is_refused():
         replace_pooling(model)
 
 
+def test_a_pooling_that_keeps_a_grid_is_refused():
+    model = make("resnet18")[0]
+    model.avgpool = nn.AdaptiveAvgPool2d(2)
+    with pytest.raises(ValueError, match=r"^model: expected avgpool \(to 1 x 1\)"):
+        replace_pooling(model)
+
+
 def test_bad_arguments_are_named_and_change_nothing():
     model = make("resnet18")[0]
     pooling = model.avgpool
