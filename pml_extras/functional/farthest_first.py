@@ -22,10 +22,11 @@ def farthest_first(rows: Tensor, num: int, *, cover: Tensor | None = None) -> Te
 
     Returns:
         (num,) int64, no index twice, in the order of picking; ties go to the first row.
-        Memory O(N D), time O((num + K) N D), no value is read on the host.
+        Memory O(N D), time O((num + K) N D).
 
     Raises:
-        ValueError: no (rows, size) tensors, another size of ``cover``, or too few rows.
+        ValueError: no (rows, size) tensors, another size of ``cover``, too few rows, or values that
+            are not finite.
 
     Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical
     Computer Science 38, 1985; the start of prototypes in the released code of Gürbüz et al.,
@@ -42,6 +43,9 @@ def farthest_first(rows: Tensor, num: int, *, cover: Tensor | None = None) -> Te
     if cover is not None and (cover.shape[1] != rows.shape[1] or len(cover) == 0):
         expected = f"(K, {rows.shape[1]}) with K > 0, the size of `rows`"
         raise refuse("cover", expected, tuple(cover.shape))
+    for name, points in (("rows", rows), ("cover", rows[:0] if cover is None else cover)):
+        if not points.isfinite().all():
+            raise refuse(name, "finite values", "NaN or inf", "Leave such rows out.")
     rows = at_least_float32(rows)
     gap = torch.full_like(rows[:, 0], torch.inf)  # (N,) squared distance from what is covered
     for point in () if cover is None else cover.to(rows.dtype):

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pml_extras._checks import check_positive, refuse
+from pml_extras.functional.first_derivative import first_derivative_only
 from pml_extras.functional.precision import at_least_float32
 
 NEWTON_STEPS = {torch.float32: 6, torch.float64: 14}
 """Of the safeguarded solve by type of costs; its bracket is a few units wide at any sharpness."""
+
+LEAST_MASS = 1e-15
+"""Below it the weights would not sum to 1 in float64."""
 
 CHUNK_ELEMENTS = 2**18
 """Elements of the largest products that are made to be summed."""
@@ -46,15 +49,16 @@ def sum_pooling_weights(
 
     Args:
         cost: (B, m, n) floating, of prototype j and location i; half types are computed in float32.
-        mass: :math:`\mu` in (0, 1], no unit; 1 is the plain mean, p = 1 / n, whatever the costs.
+        mass: :math:`\mu` in [1e-15, 1], no unit; 1 is the plain mean, p = 1 / n at any cost.
             A 0-dim tensor gets a gradient and must lie inside (0, 1): it is not read, not checked.
         sharpness: :math:`\varepsilon` > 0 in 1 / unit of ``cost``. Large takes the cheapest
             locations alone, 0 is the mean. A 0-dim tensor gets a gradient and is not checked.
 
     Returns:
         ((B, n) p, (B, m) z), both >= 0 with sum 1, p at most :math:`1 / (n \mu)`; float32 at least.
-        Once differentiable, by a closed form. Memory: one (B, m, n) array beside ``cost``, which
-        the first backward turns into the gradient.
+        Once differentiable, by a closed form: ``create_graph=True`` raises a RuntimeError. Memory:
+        one (B, m, n) array beside ``cost``, which the first backward turns into the gradient; hooks
+        on saved tensors, and so checkpointing, do not see it.
 
     Raises:
         ValueError: ``cost`` is no floating (B, m, n) with m, n > 0, or ``mass`` or ``sharpness``
@@ -76,8 +80,8 @@ def sum_pooling_weights(
         raise refuse("cost", "(B, m, n) with m > 0 prototypes, n > 0 locations", tuple(cost.shape))
     _check_scalar("mass", mass)
     _check_scalar("sharpness", sharpness)
-    if not torch.is_tensor(mass) and mass > 1:
-        raise refuse("mass", "a fraction in (0, 1]", repr(mass))
+    if not torch.is_tensor(mass) and not LEAST_MASS <= mass <= 1:
+        raise refuse("mass", f"a fraction in [{LEAST_MASS:g}, 1]", repr(mass))
     cost = at_least_float32(cost)
     weights: tuple[Tensor, Tensor] = _SumPoolingWeights.apply(
         cost, _scalar(mass, cost), _scalar(sharpness, cost), not torch.is_tensor(mass) and mass == 1
@@ -97,11 +101,13 @@ def _came(value: object) -> str:
 
 
 def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
-    """In the type that the equation is solved in: float64 where the device has it."""
+    """In the type that the equation is solved in: float64 where the device has it. Of a size that
+    the type of the costs has too."""
     dtype = like.dtype if like.device.type == "mps" else torch.float64
+    largest = torch.finfo(like.dtype).max
     if torch.is_tensor(value):
-        return value.to(like.device, dtype)
-    return torch.full((), value, dtype=dtype, device=like.device)
+        return value.to(like.device, dtype).clamp(max=largest)
+    return torch.full((), min(value, largest), dtype=dtype, device=like.device)
 
 
 def _solve(s: Tensor, mass: Tensor, steps: int) -> Tensor:
@@ -154,7 +160,7 @@ class _SumPoolingWeights(torch.autograd.Function):
         return p, z
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(
         ctx: Any, grad_p: Tensor | None, grad_z: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:

@@ -4,17 +4,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pml_extras._checks import check_rows, refuse
+from pml_extras.functional.first_derivative import first_derivative_only
 from pml_extras.functional.pairwise import euclidean_distance
 from pml_extras.functional.precision import at_least_float32
 
 
 def unit_ball(v: Tensor) -> Tensor:
     """(..., d) rows of norm at most 1: v / max(1, |v|), identity up to a norm of 1."""
-    norm = v.norm(dim=-1, keepdim=True)
-    return v / torch.where(norm > 1, norm, 1.0)
+    wide = torch.float64 if v.device.type != "mps" else v.dtype  # a square may not fit float32
+    norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True, dtype=wide)
+    return v / torch.where(norm > 1, norm, 1.0).to(v.dtype)
 
 
 def unit_ball_cost(features: Tensor, prototypes: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class _UnitBallDistance(torch.autograd.Function):
         return distance
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         rows, balls, norm, distance = ctx.saved_tensors
         shrink = 1 / norm.clamp(min=1)

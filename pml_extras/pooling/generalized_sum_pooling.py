@@ -39,7 +39,7 @@ class GeneralizedSumPooling(nn.Module):
         project: W, without bias, applied before pooling.
         max_pool_branch: add W applied to the maximum over locations.
         gem: :math:`W \mathrm{GeM}_i \max(n p_i x_i, 10^{-6})` in the place of the weighted
-            average, the exponent learned from 3. Then z is all that depends on f.
+            average, the exponent learned from 3; f then enters through p and z alone.
         learn_mass: learn the logit of ``mass``, which is then a 0-dim tensor; not for ``mass=1``.
         learn_sharpness: learn the logarithm of ``sharpness``, likewise.
         startup_size: rows that are collected before prototypes are set, at least
@@ -49,12 +49,15 @@ class GeneralizedSumPooling(nn.Module):
 
     Start-up: until it has ``started`` the layer is global average pooling, with attributes 0 and
     gradient 0 for prototypes. In training mode each forward stores its averages of f, projected
-    onto the unit ball; when there are ``startup_size`` (the last batch gives no more than needed),
+    onto the unit ball, but for rows that are not finite. The first forward in training mode after
+    there are ``startup_size`` (the last batch gives no more than needed) starts:
     :func:`pml_extras.functional.farthest_first` picks the prototypes among all but the first m,
-    which are the cover, and the next forward uses them. With torch.distributed initialised the rows
-    of all processes are gathered by rank, so all must call forward, and their prototypes are equal.
-    A forward that is computed again in backward (checkpointing) stores twice. ``state_dict`` holds
-    all of this.
+    which are the cover. A forward that is computed again in backward (checkpointing) stores and
+    starts nothing. With torch.distributed initialised the rows of all processes are gathered by
+    rank, so all must call forward, and their prototypes are equal; under ``nn.DataParallel``, whose
+    replicas are thrown away, call :meth:`start_from` first. All of this is in buffers, which are
+    read from the device in each forward until it has started, and never after. Weight decay acts on
+    the waiting prototypes too.
 
     Half inputs, and anything under autocast, are computed in float32 and come out in it; parameters
     keep their dtype. Initialisation: W and prototypes Glorot uniform.
@@ -129,37 +132,50 @@ class GeneralizedSumPooling(nn.Module):
         if learn_sharpness:
             self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
         self.startup_rows: Tensor
+        self.num_collected: Tensor
+        self.has_started: Tensor
         self.register_buffer("startup_rows", torch.zeros(startup_size, size))
-        self._filled, self._started = 0, startup_size == 0
+        self.register_buffer("num_collected", torch.zeros((), dtype=torch.int64))
+        # Above 0 once it has: an average of weights over training that averages buffers keeps that.
+        self.register_buffer("has_started", torch.tensor(float(startup_size == 0)))
+        self._started = startup_size == 0  # what the buffer said last: it never turns back
 
     @property
     def mass(self) -> float | Tensor:
-        """As given, or a 0-dim tensor with gradient where it is learned."""
-        return (
-            self._mass if self.mass_logit is None else at_least_float32(self.mass_logit).sigmoid()
-        )
+        """As given, or a 0-dim tensor with gradient where it is learned: inside (0, 1), the logit
+        counts as at most 15."""
+        if self.mass_logit is None:
+            return self._mass
+        return at_least_float32(self.mass_logit).clamp(-15, 15).sigmoid()
 
     @property
     def sharpness(self) -> float | Tensor:
         """As given, or a 0-dim tensor with gradient where it is learned."""
         if self.log_sharpness is None:
             return self._sharpness
-        return at_least_float32(self.log_sharpness).exp()
+        return at_least_float32(self.log_sharpness).clamp(-80, 80).exp()
 
     @property
     def started(self) -> bool:
         """False while the layer is global average pooling."""
+        if not self._started:
+            self._started = bool(self.has_started > 0)
         return self._started
 
     def forward(self, x: Tensor, return_attributes: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, N, C) to (B, d), and (B, m) attributes if asked for as a pair."""
         with self._precisely(x):
             tokens, features = self._features(x)
-            if self._started:
+            collects = self.training and not self.started and not _in_backward()
+            if collects and self._start_if_full():
+                collects = False
+            if self.started:
                 p, z = self._transport(features)
                 pooled = self._pool(tokens, features, p)
             else:
                 pooled, z = self._average(tokens, features)
+                if collects:
+                    self._store(features.detach().mean(dim=1))
         if return_attributes:
             return pooled, z
         if self.concatenate_attributes and self.training:
@@ -170,7 +186,7 @@ class GeneralizedSumPooling(nn.Module):
         """(B, H, W) or (B, N) weights p of locations, with sum 1; stores nothing."""
         with self._precisely(x):
             _, features = self._features(x)
-            if self._started:
+            if self.started:
                 p, _ = self._transport(features)
             else:
                 p = torch.full_like(features[:, :, 0], 1 / features.shape[1])
@@ -180,7 +196,7 @@ class GeneralizedSumPooling(nn.Module):
         """(B, m) share z of each prototype in what is pooled; stores nothing."""
         with self._precisely(x):
             _, features = self._features(x)
-            if self._started:
+            if self.started:
                 return self._transport(features)[1]
             return features.new_zeros(len(features), self.num_prototypes)
 
@@ -191,7 +207,7 @@ class GeneralizedSumPooling(nn.Module):
         """
         with self._precisely(x):
             _, features = self._features(x)
-            if self._started:
+            if self.started:
                 cost = unit_ball_cost(features, self.prototypes)
                 plan = sum_pooling_plan(cost, mass=self.mass, sharpness=self.sharpness)
                 plan = plan * features.shape[1]
@@ -214,15 +230,17 @@ class GeneralizedSumPooling(nn.Module):
             cover, others = rows.tensor_split([self.num_prototypes])
             picked = farthest_first(others, self.num_prototypes, cover=cover)
             self.prototypes.copy_(others[picked])
-        self._started = True
+            self.has_started.fill_(1)
 
-    def get_extra_state(self) -> dict[str, int]:
-        """How far the start-up is."""
-        return {"filled": self._filled, "started": int(self._started)}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on from there."""
-        self._filled, self._started = state["filled"], bool(state["started"])
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Rows of a start-up that is over fit a layer of any ``startup_size``."""
+        rows, over = (state_dict.get(prefix + key) for key in ("startup_rows", "has_started"))
+        if rows is not None and over is not None and over and len(rows) != self.startup_size:
+            state_dict[prefix + "startup_rows"] = self.startup_rows
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._started = bool(self.has_started > 0)
 
     def _precisely(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         """Refuse what are no features; no autocast inside."""
@@ -255,7 +273,9 @@ class GeneralizedSumPooling(nn.Module):
         else:
             exponent = self.exponent.to(tokens.dtype)
             weighted = (tokens.shape[1] * p[:, :, None] * tokens).clamp(min=GEM_FLOOR)
-            pooled = self._project(weighted.pow(exponent).mean(dim=1).pow(1 / exponent))
+            largest = weighted.detach().amax(dim=1, keepdim=True)  # its power may not fit
+            mean = (weighted / largest).pow(exponent).mean(dim=1).pow(1 / exponent)
+            pooled = self._project(largest[:, 0] * mean)
         if self.max_pool_branch:
             pooled = pooled + self._project(tokens.amax(dim=1))
         return pooled
@@ -265,23 +285,37 @@ class GeneralizedSumPooling(nn.Module):
         return projected
 
     def _average(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled with equal weights, attributes of 0; in training mode rows are stored."""
+        """Pooled with equal weights, attributes of 0."""
         p = torch.full_like(features[:, :, 0], 1 / features.shape[1])
         pooled = self._pool(tokens, features, p)
         idle = (self.prototypes, self.mass_logit, self.log_sharpness)
         # DistributedDataParallel waits for the gradient of every parameter: these have zeros.
         zero = torch.stack([x.sum().to(p.dtype) for x in idle if x is not None]).sum() * 0
-        if self.training:
-            self._store(features.detach().mean(dim=1))
         return pooled + zero, zero.expand(len(features), self.num_prototypes)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _start_if_full(self) -> bool:
+        if int(self.num_collected) < self.startup_size:
+            return False
+        self.start_from(self.startup_rows)
+        return True
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _store(self, rows: Tensor) -> None:
-        rows = _from_all_processes(unit_ball(rows))[: self.startup_size - self._filled]
-        self.startup_rows[self._filled : self._filled + len(rows)] = rows.to(self.startup_rows)
-        self._filled += len(rows)
-        if self._filled == self.startup_size:
-            self.start_from(self.startup_rows)
+        if getattr(self, "_is_replica", False):
+            expected = "start_from(...) to be called before nn.DataParallel, or startup_size=0"
+            raise refuse("startup_size", expected, self.startup_size, "Or use DDP.")
+        filled = int(self.num_collected)
+        rows = _from_all_processes(unit_ball(rows))
+        rows = rows[rows.isfinite().all(dim=1)][: self.startup_size - filled]
+        self.startup_rows[filled : filled + len(rows)] = rows.to(self.startup_rows)
+        self.num_collected.add_(len(rows))
+
+
+def _in_backward() -> bool:
+    """Whether this forward is one that checkpointing computes again."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _from_all_processes(rows: Tensor) -> Tensor:

@@ -65,3 +65,13 @@ def test_bad_arguments_are_named():
         farthest_first(rows, 1, cover=torch.zeros(0, 2))
     with pytest.raises(ValueError, match=r"^cover: expected \(K, 2\) with K > 0"):
         farthest_first(rows, 1, cover=torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_are_named(bad):
+    rows = torch.randn(4, 2)
+    broken = rows.index_fill(0, torch.tensor(2), bad)
+    with pytest.raises(ValueError, match=r"^rows: expected finite values"):
+        farthest_first(broken, 2)
+    with pytest.raises(ValueError, match=r"^cover: expected finite values"):
+        farthest_first(rows, 2, cover=broken)

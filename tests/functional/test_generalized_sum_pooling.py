@@ -166,9 +166,8 @@ def test_a_retained_graph_gives_the_same_gradient_again():
 def test_second_derivatives_are_refused():
     cost = some_costs().requires_grad_()
     p, _ = sum_pooling_weights(cost, mass=0.3, sharpness=5.0)
-    (grad,) = torch.autograd.grad(p.square().sum(), cost, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match=r"^create_graph: expected False"):
+        torch.autograd.grad(p.square().sum(), cost, create_graph=True)
 
 
 @given(costs(), masses, sharpnesses)
@@ -267,7 +266,7 @@ def test_no_images_give_no_weights():
         ({"cost": torch.zeros(1, 0, 4)}, r"^cost: .* m > 0 .*; got \(1, 0, 4\)"),
         ({"cost": torch.zeros(1, 3, 0)}, r"^cost: .* n > 0 .*; got \(1, 3, 0\)"),
         ({"mass": 0.0}, r"^mass: expected a finite number > 0; got 0.0"),
-        ({"mass": 1.001}, r"^mass: expected a fraction in \(0, 1\]; got 1.001"),
+        ({"mass": 1.001}, r"^mass: expected a fraction in \[1e-15, 1\]; got 1.001"),
         ({"mass": torch.zeros(2)}, r"^mass: expected a number or a floating 0-dim tensor"),
         ({"sharpness": 0}, "^sharpness: expected a finite number > 0; got 0"),
         ({"sharpness": math.inf}, "^sharpness: expected a finite number > 0; got inf"),

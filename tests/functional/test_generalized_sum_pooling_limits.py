@@ -113,3 +113,15 @@ def test_the_sharp_limit_of_two_patches_has_the_cost_of_the_linear_program():
     cost = map_of_two_patches()
     plan = sum_pooling_plan(cost[None], mass=0.2, sharpness=1e5)[0]
     assert (plan * cost).sum().item() == pytest.approx(0.04121320343559643, abs=1e-12)
+
+
+def test_the_least_mass_and_the_largest_sharpness_still_give_weights():
+    cost = torch.rand(2, 3, 5)
+    p, z = sum_pooling_weights(cost, mass=1e-15, sharpness=5.0)
+    torch.testing.assert_close(p.sum(dim=1), torch.ones(2))
+    cheapest = cost.amin(dim=1).argmin(dim=1)
+    for sharpness in (1e39, 1e300):
+        p, z = sum_pooling_weights(cost, mass=0.1, sharpness=sharpness)
+        assert torch.equal(p.argmax(dim=1), cheapest)
+        torch.testing.assert_close(p.sum(dim=1), torch.ones(2))
+        torch.testing.assert_close(z.sum(dim=1), torch.ones(2))

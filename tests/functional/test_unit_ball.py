@@ -134,3 +134,15 @@ def test_products_under_autocast_are_not_rounded():
 def test_bad_shapes_are_named(features, prototypes, message):
     with pytest.raises(ValueError, match=message):
         unit_ball_cost(features, prototypes)
+
+
+def test_rows_whose_square_overflows_keep_their_direction():
+    v = torch.tensor([[3e25, 4e25], [0.3, 0.4]])
+    torch.testing.assert_close(unit_ball(v), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+
+
+def test_second_derivatives_are_refused():
+    features = torch.randn(1, 3, 2).requires_grad_()
+    cost = unit_ball_cost(features, torch.randn(2, 2))
+    with pytest.raises(RuntimeError, match=r"^create_graph: expected False"):
+        torch.autograd.grad(cost.sum(), features, create_graph=True)

@@ -253,3 +253,28 @@ def test_arguments_out_of_range_are_named(arguments, message):
 def test_features_of_another_shape_are_named(x, message):
     with pytest.raises(ValueError, match=message):
         layer()(x)
+
+
+@pytest.mark.parametrize("name", ["mass_logit", "log_sharpness"])
+@pytest.mark.parametrize("value", [-1000.0, 1000.0])
+def test_what_is_learned_stays_where_the_weights_are_defined(name, value):
+    module = layer(learn_mass=True, learn_sharpness=True).float()
+    with torch.no_grad():
+        getattr(module, name).fill_(value)
+    pooled, z = module(maps().float(), return_attributes=True)
+    (pooled.sum() + z.sum()).backward()
+    assert pooled.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_gem_of_features_whose_power_overflows():
+    module, x = layer(gem=True, startup_size=0).float(), maps().float().abs()
+    torch.testing.assert_close(module(1e18 * x) / 1e18, gem_of(module, x, 1e18), rtol=1e-4, atol=0)
+
+
+def gem_of(module, x, scale):
+    """In float64 at the weights of the scaled features."""
+    p = module.weights(scale * x).double()
+    weighted = (x[0, 0].numel() * p[:, None] * x.double()).clamp(min=1e-6 / scale)
+    pooled = weighted.pow(3).mean(dim=(2, 3)).pow(1 / 3)
+    return (pooled @ module.projection.weight.double().T).float()

@@ -6,6 +6,8 @@ import pickle
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from pml_extras.functional import farthest_first, unit_ball
 from pml_extras.pooling import GeneralizedSumPooling
@@ -37,8 +39,9 @@ def test_it_averages_until_enough_rows_are_there_and_then_transports():
         pooled, z = module(x, return_attributes=True)
         torch.testing.assert_close(pooled, x.mean(dim=(2, 3)) @ module.projection.weight.T)
         assert torch.equal(z, torch.zeros_like(z))
-        if x is not batches[2]:
-            assert torch.equal(module.prototypes, first)
+        assert torch.equal(module.prototypes, first)
+    assert not module.started  # before the next forward of training
+    module(batches[3])
     assert module.started
     rows = collected(module, batches[:3])[:7]
     torch.testing.assert_close(module.startup_rows, rows, rtol=0, atol=1e-12)
@@ -66,10 +69,10 @@ def test_only_training_forwards_store():
     assert torch.equal(module.weights(x), torch.full((5, 2, 3), 1 / 6, dtype=x.dtype))
     assert torch.equal(module.attributes(x), torch.zeros(5, 3).double())
     assert torch.equal(module.plan(x), torch.zeros(5, 3, 2, 3).double())
-    assert module.get_extra_state() == {"filled": 0, "started": 0}
+    assert int(module.num_collected) == 0
     assert torch.equal(module.startup_rows, torch.zeros(20, 4).double())
     module(x)
-    assert module.get_extra_state() == {"filled": 5, "started": 0}
+    assert int(module.num_collected) == 5
     assert not module.eval().started
 
 
@@ -116,5 +119,85 @@ def test_copies_give_the_same(startup_size, clone):
     module, x = layer(startup_size=startup_size, learn_mass=True), maps()
     module(x)
     twin = clone(module)
-    assert twin.get_extra_state() == module.get_extra_state()
+    assert int(twin.num_collected) == int(module.num_collected)
+    assert twin.started == module.started
     assert torch.equal(twin(x), module(x))
+
+
+def test_an_average_of_weights_starts_with_the_layer():
+    """Buffers alone tell it, as they tell whatever else copies a state dict of tensors."""
+    module, x = layer(startup_size=8), maps()
+    averaged = AveragedModel(module, use_buffers=True)
+    for _ in range(3):
+        module(x)
+        averaged.update_parameters(module)
+    assert averaged.module.started
+    assert (averaged.eval()(x) - averaged.module.projection(x.mean(dim=(2, 3)))).abs().max() > 1e-3
+    assert all(torch.is_tensor(value) for value in module.state_dict().values())
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_forwards_that_are_computed_again_store_and_start_nothing(use_reentrant):
+    module, twin = layer(startup_size=8), layer(startup_size=8)
+    twin.load_state_dict(module.state_dict())
+    for _ in range(4):
+        x = maps(4).requires_grad_()
+        y = x.detach().clone().requires_grad_()
+        checkpoint(module, x, use_reentrant=use_reentrant).square().sum().backward()
+        twin(y).square().sum().backward()
+        assert torch.equal(x.grad, y.grad)
+        assert int(module.num_collected) == int(twin.num_collected)
+        assert module.started == twin.started
+    assert module.started
+
+
+def test_rows_that_are_not_finite_are_not_stored():
+    module = layer(startup_size=8)
+    x = maps(8)
+    x[3, 0, 0, 0], x[5, 0, 0, 0] = torch.inf, torch.nan
+    module(x)
+    assert int(module.num_collected) == 6
+    module(maps(4)), module(maps(4))
+    assert module.started
+    assert module.prototypes.isfinite().all()
+
+
+def test_a_layer_that_has_started_loads_whatever_its_start_up_was():
+    module, x = layer(startup_size=8), maps(8)
+    module(x), module(x)
+    for size in (0, 20):
+        fresh = layer(startup_size=size)
+        fresh.load_state_dict(module.state_dict())
+        assert fresh.started
+        assert torch.equal(fresh(x), module(x))
+        assert len(fresh.startup_rows) == size
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        layer(startup_size=20).load_state_dict(layer(startup_size=8).state_dict())
+
+
+def test_replicas_whose_rows_would_be_lost_are_refused():
+    module = layer(startup_size=8)
+    replica = module._replicate_for_data_parallel()
+    replica.prototypes = module.prototypes
+    with pytest.raises(ValueError, match=r"^startup_size: expected start_from\(\.\.\.\) to be"):
+        replica(maps())
+
+
+def test_compiled_once_before_and_once_after_the_start():
+    """Not once for each count of rows, which would end compilation."""
+    module, graphs = layer(startup_size=64).float(), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = torch.compile(torch.nn.Sequential(torch.nn.ReLU(), module), backend=count)
+    seen = []
+    for _ in range(20):
+        with torch.no_grad():
+            model(torch.randn(4, 8, 2, 3))
+        seen.append(len(graphs))
+    assert module.started
+    assert seen[2] == seen[15]
+    assert seen[18] == seen[19]

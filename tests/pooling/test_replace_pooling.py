@@ -91,8 +91,9 @@ def test_shapes_and_gradients_after_start_up(name, embedding_size, classifier):
     layer = layer_of(model)
     assert not layer.started
     model(x)
-    assert layer.started
+    assert not layer.started
     out = model(x)
+    assert layer.started
     out = out if torch.is_tensor(out) else out[0]  # googlenet: scores and those of its branches
     expected = CLASSES if classifier else (embedding_size or width)
     assert out.shape == (4, expected)
