@@ -135,6 +135,44 @@ def test_with_heads_the_mean_is_below_that_of_each_member(ensembles: dict[str, M
             assert sum(difference) < 0, (name, member)
 
 
+@pytest.fixture(scope="module")
+def poolings() -> dict[str, Method]:
+    selection = select("omniglot_collage", read(RESULTS, "omniglot_collage"))
+    return {method.recipe: method for method in selection.methods}
+
+
+def test_every_row_of_the_poolings_has_five_seeds_from_clean_code(
+    poolings: dict[str, Method],
+) -> None:
+    for method in poolings.values():
+        assert method.seeds == [0, 1, 2, 3, 4], method.recipe
+        assert all(run["dirty"] is False for run in method.runs.values())
+
+
+def test_sum_pooling_beats_the_average_and_looks_at_the_target(poolings: dict[str, Method]) -> None:
+    for metric in ("recall_at_1", "mean_average_precision_at_r"):
+        for name in ("gsp", "gsp_zero_shot"):
+            mean, half = interval(poolings[name].minus(poolings["average_pooling"], metric))
+            assert mean - half > 0
+        mean, half = interval(poolings["gsp_zero_shot"].minus(poolings["gsp"], metric))
+        assert abs(mean) < half
+    mean, half = interval(poolings["gsp"].values("weight_on_target_quadrant"))
+    assert mean - half > 0.25
+    assert mean == pytest.approx(0.28, abs=0.005)
+
+
+def test_generalized_means_are_far_ahead_and_the_published_loss_with_memory_far_behind(
+    poolings: dict[str, Method],
+) -> None:
+    for name in poolings:
+        for ahead, behind in (("gem_pooling", name), (name, "gsp_zero_shot_memory")):
+            if ahead != behind and name != "untrained_pooling":
+                first = poolings[ahead].minus(poolings[behind], "recall_at_1")
+                assert min(first) > 0, (ahead, behind)
+    mean, _ = interval(poolings["max_pooling"].minus(poolings["gsp"], "recall_at_1"))
+    assert mean > 0
+
+
 def test_memory_of_attention_grows_with_the_rows_unless_weights_are_held() -> None:
     peaks = {
         (r["side"], r["rows"]): r["peak_mib"]
