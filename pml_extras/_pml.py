@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import MultipleReducers
+from pytorch_metric_learning.reducers import BaseReducer, MultipleReducers
 from pytorch_metric_learning.utils import common_functions as c_f
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
@@ -99,7 +99,8 @@ class StackedReducers(MultipleReducers):
     """Sum of sub-losses, each by a reducer of its own.
 
     Departure from pml 2.9.0, which writes each into a vector of zeros in the dtype of the rows:
-    no write in place, which costs the backward pass a copy each, and no cast.
+    no write in place, which costs the backward pass a copy each, and no cast. A sub-loss that comes
+    reduced is its own value, unless its reducer counts it or reduces such losses in its own way.
     """
 
     default_reducer: Any
@@ -109,12 +110,19 @@ class StackedReducers(MultipleReducers):
         own = dict(self.reducers.items())
         reduced = []
         for name, entry in loss_dict.items():
-            value = entry["losses"]
-            if entry["reduction_type"] != "already_reduced" or not torch.is_tensor(value):
-                value = own.get(name, self.default_reducer)({name: entry}, embeddings, labels)
-            reduced.append(value)
+            value, reducer = entry["losses"], own.get(name, self.default_reducer)
+            comes_reduced = entry["reduction_type"] == "already_reduced" and torch.is_tensor(value)
+            if not (comes_reduced and _passes_on(reducer)):
+                value = reducer({name: entry}, embeddings, labels)
+            reduced.append(value.reshape(()))  # pml allows one element for a number
         total: Tensor = self.sub_loss_reduction(torch.stack(reduced), embeddings, labels)
         return total
+
+
+def _passes_on(reducer: Any) -> bool:
+    """Whether it returns what comes reduced and records nothing."""
+    own = getattr(type(reducer), "already_reduced_reduction", None)
+    return own is BaseReducer.already_reduced_reduction and not reducer.collect_stats
 
 
 def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
