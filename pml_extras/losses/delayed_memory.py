@@ -45,9 +45,10 @@ class DelayedMemoryLoss(FullPrecisionLoss):
 
     in batch t = 1, 2, ... with the memory :math:`M_t` of the last rows, the batch among them.
     Rows are stored as they come, without gradient, from the first batch on; they are compared once
-    the trunk has slowed down. Each pair of the batch so counts twice, the second time pulling its
-    anchor alone. No row is compared with itself: the authors keep those pairs, which cost 0 within
-    the slack of 1e-5; pml leaves them out, which is the same number, and right for other losses.
+    the trunk has slowed down, and not before. Each pair of the batch so counts twice, the second
+    time pulling its anchor alone. No row is compared with itself: the authors keep those pairs,
+    which cost 0 within the slack of 1e-5; pml leaves them out, which is the same number, and right
+    for other losses.
 
     Args:
         embedding_size: D.
@@ -135,12 +136,18 @@ class DelayedMemoryLoss(FullPrecisionLoss):
         parts["memory_loss"] = torch.zeros_like(parts["batch_loss"])
         if self.training:
             self.num_batches += 1
-            started = self.num_batches > self.start_after
-            with torch.set_grad_enabled(started and torch.is_grad_enabled()):
-                value = member_value("memory", self.memory, given, None, [])
-            if started:
-                parts["memory_loss"] = value
+            if self.num_batches > self.start_after:
+                parts["memory_loss"] = member_value("memory", self.memory, given, None, [])
+            else:
+                self._store(*given)
         return already_reduced_parts(parts)
+
+    def _store(self, rows: Tensor, labels: Tensor) -> None:
+        """What ``memory`` does with a batch before it compares, without casting what it holds."""
+        memory = self.memory
+        memory.embedding_memory = memory.embedding_memory.to(rows.device)
+        memory.label_memory = memory.label_memory.to(rows.device)
+        memory.add_to_memory(rows.to(memory.embedding_memory), labels, len(rows))
 
     def get_extra_state(self) -> dict[str, Any]:
         return {

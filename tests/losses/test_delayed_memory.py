@@ -71,6 +71,36 @@ def test_memory_is_filled_before_the_start_with_rows_as_they_come():
     assert loss.num_batches == 1
 
 
+def test_before_the_start_nothing_is_compared_with_the_memory():
+    loss, compared = loss_of(start_after=2), []
+    loss.memory.loss.register_forward_hook(lambda module, args, value: compared.append(args))
+    for t, in_all in enumerate([1, 2, 4], start=1):
+        loss(*batch_of(t))
+        assert len(compared) == in_all
+
+
+@pytest.mark.parametrize("kept_in", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("given_in", [torch.bfloat16, torch.float32, torch.float64])
+def test_storing_alone_leaves_the_memory_that_comparing_leaves(kept_in, given_in):
+    compares, stores = (
+        loss_of(start_after, reducer=reducers.DoNothingReducer()).to(kept_in)
+        for start_after in (0, 4)
+    )
+    for t in range(1, 7):  # sizes 7, 6, 7: the third batch wraps
+        x, y = batch_of(t, num=6 + t % 2)
+        parts = [loss(x.to(given_in), y)["memory_loss"]["losses"] for loss in (compares, stores)]
+        memories = [loss.memory for loss in (compares, stores)]
+        for name in ("embedding_memory", "label_memory"):
+            expected, found = (getattr(memory, name) for memory in memories)
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+        assert len({(memory.queue_idx, memory.has_been_filled) for memory in memories}) == 1
+        assert parts[1] == (0 if t <= 4 else parts[0])
+        assert parts[0] > 0
+    assert stores.memory.embedding_memory.dtype == kept_in
+    assert stores.memory.has_been_filled
+
+
 def test_in_evaluation_the_batch_is_compared_alone_and_not_stored():
     loss = loss_of()
     loss(*batch_of(0))
