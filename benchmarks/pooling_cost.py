@@ -41,10 +41,15 @@ def unrolled(cost: Tensor) -> tuple[Tensor, Tensor]:
 def of_weights(
     weights: Weights, images: int, locations: int, prototypes: int, device: torch.device
 ) -> Pass:
-    """From given costs to weights and shares, and back to the gradient of the costs."""
+    """From given costs to weights and shares, and back to the gradient of the costs.
+
+    The costs are made before the pass, so that it does not count them; it takes no more rows.
+    """
     costs = 2 * torch.rand(images, prototypes, locations, device=device)
 
     def one_pass(rows: int) -> None:
+        if rows > images:
+            raise ValueError(f"rows: expected at most {images}, whose costs are given; got {rows}.")
         cost = costs[:rows].detach().requires_grad_()
         p, z = weights(cost)
         (p.square().sum() + z.square().sum()).backward()

@@ -229,6 +229,15 @@ def test_poolings_that_are_compared_give_the_same_weights_and_gradients() -> Non
     torch.testing.assert_close(*sides, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", subjects.POOLINGS)
+def test_weights_of_more_images_than_have_costs_are_refused(name: str) -> None:
+    images = subjects.POOLINGS[name][0]
+    one_pass = subjects.SUBJECTS[name].sides["weights"].make(subjects.CPU)
+    one_pass(images)
+    with pytest.raises(ValueError, match=f"^rows: expected at most {images}, .* got {images + 1}"):
+        one_pass(images + 1)
+
+
 @pytest.mark.parametrize("name", [*subjects.POOLINGS, subjects.POOLING_STEP])
 def test_every_side_of_the_pooling_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pooling_cost, "PIXELS", 64)
