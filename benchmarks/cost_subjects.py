@@ -1,15 +1,15 @@
 """What is measured of cost: computations that stand beside each other, by name.
 
-Losses: beside pml's own, 4 rows a class, 128 dimensions, float32. Attention: a message passing
-network of 512 dimensions and 8 heads, as it is computed, with its weights held, and with dropout of
-its weights. Ensemble: three losses of pml under each strategy of weighting, beside their bare sum.
-Pooling: generalized sum pooling of two shapes of feature maps, its weights alone, the whole layer,
-and a training step of a network that has it.
+Losses: beside pml's own, 4 rows a class, 128 dimensions, float32; a memory is full. Attention: a
+message passing network of 512 dimensions and 8 heads, as it is computed, with its weights held, and
+with dropout of its weights. Ensemble: three losses of pml under each strategy of weighting, beside
+their bare sum. Pooling: generalized sum pooling of two shapes of feature maps, its weights alone,
+the whole layer, and a training step of a network that has it.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_metric_learning import losses as pml
@@ -111,18 +111,29 @@ PAIRS: dict[str, Pair] = {
         "NormalizedSoftmaxLoss",
     ),
     "DelayedMemoryLoss": Pair(
-        lambda: ours.DelayedMemoryLoss(DIM, MEMORY_SIZE, 0),
-        lambda: pml.CrossBatchMemory(
-            pml.ContrastiveLoss(
-                pos_margin=1, neg_margin=0.5, distance=CosineSimilarity(), reducer=MeanReducer()
-            ),
-            DIM,
-            MEMORY_SIZE,
+        lambda: of_full_memory(ours.DelayedMemoryLoss(DIM, MEMORY_SIZE, 0)),
+        lambda: of_full_memory(
+            pml.CrossBatchMemory(
+                pml.ContrastiveLoss(
+                    pos_margin=1, neg_margin=0.5, distance=CosineSimilarity(), reducer=MeanReducer()
+                ),
+                DIM,
+                MEMORY_SIZE,
+            )
         ),
         "CrossBatchMemory, its memory term",
     ),
     "DistancePreservingLoss": Pair(lambda: OfTeacher(ours.DistancePreservingLoss())),
 }
+
+
+def of_full_memory(loss: torch.nn.Module) -> torch.nn.Module:
+    """``loss``, whose memory holds as many rows as it can: random ones, of all classes."""
+    memory: Any = loss.memory if isinstance(loss, ours.DelayedMemoryLoss) else loss
+    memory.embedding_memory.normal_()
+    memory.label_memory.copy_(torch.arange(MEMORY_SIZE) // PER_CLASS % CLASSES)
+    memory.has_been_filled = True
+    return loss
 
 
 class OfTeacher(torch.nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_metric_learning.losses import CrossBatchMemory
 
 from benchmarks import cost, pooling_cost
 from benchmarks import cost_subjects as subjects
@@ -173,6 +174,24 @@ def test_every_strategy_is_measured_around_the_losses_of_the_bare_sum() -> None:
 def test_every_side_of_a_pair_makes_a_pass(name: str) -> None:
     for side in subjects.SUBJECTS[name].sides.values():
         side.make(subjects.CPU)(8)
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_batch_is_compared_with_a_full_memory(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[torch.Tensor, torch.Tensor]] = []
+    to_compare = CrossBatchMemory.create_indices_tuple
+
+    def watched(self: Any, embeddings: Any, labels: Any, *memory_and_others: Any) -> Any:
+        compared.append(memory_and_others[:2])
+        return to_compare(self, embeddings, labels, *memory_and_others)
+
+    monkeypatch.setattr(CrossBatchMemory, "create_indices_tuple", watched)
+    subjects.SUBJECTS["DelayedMemoryLoss"].sides[side].make(subjects.CPU)(8)
+    ((rows, labels),) = compared
+    assert rows.shape == (subjects.MEMORY_SIZE, subjects.DIM)
+    assert rows.std(dim=1).min() > 0.5  # of normal numbers 1
+    assert labels.unique().tolist() == list(range(subjects.CLASSES))
+    assert labels.bincount().min() >= subjects.MEMORY_SIZE // subjects.CLASSES - 4
 
 
 def test_attention_has_a_table_of_its_own() -> None:
