@@ -23,13 +23,15 @@ def replace_pooling(
             left out). Auxiliary classifiers stay as they are.
         embedding_size: d of a projection before pooling; None pools the features themselves.
         classifier: True ends in class scores, by the classifier of ``model`` if what it takes has
-            its size still, else by a new one; False returns what is pooled.
+            its size still, else by a new one; False returns what is pooled, in
+            float32 at least.
         pooling: further arguments of :class:`GeneralizedSumPooling`, which is then
             ``model.avgpool``, ``model.global_pool`` or ``model.encoder.pooling``.
 
     Returns:
-        ``model``. New modules have the device, type and mode of its classifier. Load weights first:
-        the names of a transformer's encoder change.
+        ``model``. New modules have the device, type and mode of its classifier, which is given what
+        is pooled in the type of the features, as it was their average. Load weights first: the
+        names of a transformer's encoder change.
 
     Raises:
         ValueError: a model of another form, that was changed before, or whose classifier is not
@@ -56,6 +58,8 @@ def replace_pooling(
         last = nn.Identity()
     elif layer.embedding_size != size or embedding_size is not None:
         last = nn.Linear(layer.embedding_size, linear[-1].out_features)
+    if classifier:
+        layer.register_forward_hook(_as_features, with_kwargs=True)
     for module in (layer, last):
         module.to(linear[0].weight).train(linear[0].training)
     replaced = getattr(model, place)
@@ -104,3 +108,9 @@ def _places(model: nn.Module) -> tuple[str, str]:
 
 def _linears(module: nn.Module) -> list[nn.Linear]:
     return [part for part in module.modules() if isinstance(part, nn.Linear)]
+
+
+def _as_features(layer: nn.Module, args: Any, kwargs: dict[str, Any], pooled: Any) -> Any:
+    """In the type of the features, as their average would be; a pair with attributes as it is."""
+    x: Tensor = args[0] if args else kwargs["x"]
+    return pooled if isinstance(pooled, tuple) else pooled.to(x.dtype)

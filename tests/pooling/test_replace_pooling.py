@@ -1,5 +1,6 @@
 import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -132,11 +133,65 @@ def test_attributes_reach_the_end_where_there_is_no_classifier():
         assert model.eval()(x).shape == (4, 5)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("embedding_size", [None, 5])
+@pytest.mark.parametrize("startup_size", [0, 4])  # with weights, and as an average
+def test_a_model_in_bfloat16_takes_its_images(name, embedding_size, startup_size):
+    model, x = make(name)
+    replace_pooling(model, embedding_size, num_prototypes=2, startup_size=startup_size)
+    model.bfloat16().eval()
+    taken, scores = before_classifier(model, x.bfloat16())
+    assert taken.dtype == scores.dtype == torch.bfloat16
+    scores.sum().backward()
+    assert isinstance(layer_of(model).prototypes.grad, torch.Tensor)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_under_autocast_scores_have_its_type_and_are_those_of_before(name):
+    model, x = make(name)
+    for part in (model.heads if hasattr(model, "heads") else model.fc).modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight)
+    replace_pooling(model, num_prototypes=2, startup_size=0).eval()
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        found.float(), expected, rtol=0.1, atol=0.05 * expected.abs().max().item()
+    )
+
+
+def test_without_a_classifier_half_features_are_pooled_in_float32():
+    model, x = make("resnet18")
+    replace_pooling(model, 5, classifier=False, num_prototypes=2, startup_size=0)
+    assert model.bfloat16().eval()(x.bfloat16()).dtype == torch.float32
+
+
+def test_attributes_of_a_layer_before_a_classifier_come_with_it():
+    model = replace_pooling(make("resnet18")[0], num_prototypes=2, startup_size=0)
+    maps = torch.randn(3, 512, 2, 2)
+    pooled, z = model.avgpool(maps, return_attributes=True)
+    assert torch.equal(model.avgpool(x=maps), pooled)
+    assert z.shape == (3, 2)
+
+
+def test_a_replaced_model_is_copied_and_pickled_with_the_type_of_its_features():
+    model, x = make("resnet18")
+    replace_pooling(model, num_prototypes=2, startup_size=0).bfloat16().eval()
+    expected = model(x.bfloat16())
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again(x.bfloat16()), expected)
+
+
 def test_new_modules_follow_the_model():
     model = make("resnet18")[0].double().eval()
     replace_pooling(model, 5)
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert not any(m.training for m in model.modules())
+    without = replace_pooling(make("resnet18")[0].eval(), 5, classifier=False)
+    assert not any(m.training for m in without.modules())
     assert model.fc.out_features == CLASSES
 
 
