@@ -22,8 +22,8 @@ def replace_pooling(
             (torchvision's VisionTransformer, whose patch tokens are pooled and whose class token is
             left out). Auxiliary classifiers stay as they are.
         embedding_size: d of a projection before pooling; None pools the features themselves.
-        classifier: True ends in class scores, by the classifier of ``model`` if what it takes has
-            its size still, else by a new one; False returns what is pooled, in
+        classifier: True ends in class scores, by the classifier of ``model``, in which the first
+            linear layer is a new one where it takes another size; False returns what is pooled, in
             float32 at least.
         pooling: further arguments of :class:`GeneralizedSumPooling`, which is then
             ``model.avgpool``, ``model.global_pool`` or ``model.encoder.pooling``.
@@ -35,7 +35,8 @@ def replace_pooling(
 
     Raises:
         ValueError: a model of another form, that was changed before, or whose classifier is not
-            linear; ``concatenate_attributes`` before a classifier.
+            linear; ``concatenate_attributes`` before a classifier; another size for one that has
+            parameters before its first linear layer.
 
     >>> import torch, torchvision
     >>> trunk = replace_pooling(torchvision.models.resnet18(), 128, classifier=False)
@@ -46,22 +47,21 @@ def replace_pooling(
     if classifier and pooling.get("concatenate_attributes"):
         raise refuse("concatenate_attributes", "False before a classifier", True)
     place, end = _places(model)
-    linear = _linears(getattr(model, end))
+    last: nn.Module = getattr(model, end)
+    name, linear = _linears(last)[0]
     if embedding_size is not None:
         check_count(1, embedding_size=embedding_size)
-    size = linear[0].in_features
+    size = linear.in_features
     layer = GeneralizedSumPooling(
         size, embedding_size, project=embedding_size is not None, **pooling
     )
-    last: nn.Module = getattr(model, end)
-    if not classifier:
-        last = nn.Identity()
-    elif layer.embedding_size != size or embedding_size is not None:
-        last = nn.Linear(layer.embedding_size, linear[-1].out_features)
+    layer.to(linear.weight).train(linear.training)
     if classifier:
         layer.register_forward_hook(_as_features, with_kwargs=True)
-    for module in (layer, last):
-        module.to(linear[0].weight).train(linear[0].training)
+        if layer.embedding_size != size:
+            last = _with_input_size(layer.embedding_size, last, name, linear)
+    else:
+        last = nn.Identity().train(linear.training)
     replaced = getattr(model, place)
     setattr(model, place, PooledEncoder(replaced, layer) if place == "encoder" else layer)
     setattr(model, end, last)
@@ -106,8 +106,30 @@ def _places(model: nn.Module) -> tuple[str, str]:
     return pooled, end
 
 
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [part for part in module.modules() if isinstance(part, nn.Linear)]
+def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+
+
+def _with_input_size(size: int, head: nn.Module, name: str, linear: nn.Linear) -> nn.Module:
+    """``head`` with a new layer of ``size`` inputs in place of ``linear``, its first one."""
+    first = next(part for part in head.modules() if _held(part))
+    if first is not linear:
+        raise refuse(
+            "embedding_size",
+            f"None or {linear.in_features}, which {type(first).__name__} of the classifier takes",
+            size,
+        )
+    new = nn.Linear(size, linear.out_features, bias=linear.bias is not None)
+    new.to(linear.weight).train(linear.training)
+    if head is linear:
+        return new
+    parent, _, key = name.rpartition(".")
+    setattr(head.get_submodule(parent), key, new)
+    return head
+
+
+def _held(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
 
 def _as_features(layer: nn.Module, args: Any, kwargs: dict[str, Any], pooled: Any) -> Any:

@@ -185,6 +185,49 @@ def test_a_replaced_model_is_copied_and_pickled_with_the_type_of_its_features():
         assert torch.equal(again(x.bfloat16()), expected)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_classifier_whose_size_fits_is_kept(name):
+    model, _ = make(name)
+    end = "heads" if hasattr(model, "heads") else "fc"
+    before = getattr(model, end)
+    width = (before[0] if end == "heads" else before).in_features
+    weights = copy.deepcopy(before.state_dict())
+    replace_pooling(model, width, num_prototypes=2, startup_size=0)
+    assert getattr(model, end) is before
+    assert layer_of(model).projection.weight.shape == (width, width)
+    for key, value in before.state_dict().items():
+        assert torch.equal(value, weights[key])
+
+
+def test_what_stands_around_the_first_linear_layer_of_a_classifier_is_kept():
+    model, x = make("resnet18")
+    parts = [
+        nn.Sequential(nn.Dropout(0.5), nn.Linear(512, 6, bias=False)),
+        nn.ReLU(),
+        nn.Linear(6, CLASSES),
+    ]
+    model.fc = nn.Sequential(*parts).double()
+    head = replace_pooling(model, 5, num_prototypes=2, startup_size=0).fc
+    assert isinstance(head[0][0], nn.Dropout)
+    assert (head[1], head[2]) == (parts[1], parts[2])
+    new = head[0][1]
+    assert (new.in_features, new.out_features, new.bias) == (5, 6, None)
+    assert new.weight.dtype == torch.float64
+    assert model.double()(x.double()).shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(512), nn.BatchNorm1d(512, affine=False)])
+def test_a_classifier_that_starts_with_another_size_is_refused_and_kept(norm):
+    model, x = make("resnet18")
+    pooling, head = model.avgpool, nn.Sequential(norm, nn.Linear(512, CLASSES))
+    model.fc = head
+    came = rf"^embedding_size: expected None or 512, which {type(norm).__name__} of .*; got 5"
+    with pytest.raises(ValueError, match=came):
+        replace_pooling(model, 5)
+    assert (model.avgpool, model.fc, head[1].in_features) == (pooling, head, 512)
+    assert replace_pooling(model, 512, num_prototypes=2, startup_size=0)(x).shape == (4, CLASSES)
+
+
 def test_new_modules_follow_the_model():
     model = make("resnet18")[0].double().eval()
     replace_pooling(model, 5)
