@@ -85,7 +85,13 @@ ZERO_SHOT = generalized_sum_pooling.ZERO_SHOT.name
 POOLINGS = Table(
     tuple(recipe.name for recipe in generalized_sum_pooling.RECIPES),
     seeds=(0, 1, 2, 3, 4),
-    said=((GSP, AVERAGE), (ZERO_SHOT, AVERAGE), (ZERO_SHOT, GSP)),
+    said=(
+        (GSP, AVERAGE),
+        (ZERO_SHOT, AVERAGE),
+        (ZERO_SHOT, GSP),
+        (GSP, "max_pooling"),
+        (GSP, "gem_pooling"),
+    ),
     best_of=(AVERAGE,),
 )
 TABLES = {

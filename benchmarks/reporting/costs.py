@@ -118,7 +118,7 @@ def _times_more(costs: Costs, key: tuple[str, str, int], first: str | None) -> s
         return _cell(record)
     base = costs[key[0], first, key[2]]
     ratios = [
-        f"{record[field] / base[field]:.1f}x the {what}"
+        f"{record[field] / base[field]:.1f}x its {what}"
         for field, what in (("milliseconds", "time"), ("peak_mib", "memory"))
         if record[field] and base[field]
     ]
@@ -134,7 +134,8 @@ def _step_sentence(costs: Costs) -> str:
     return (
         f"One training step of torchvision's resnet50, {rows} images of {pooling_cost.PIXELS} "
         f"pixels: {average:.0f} ms with average pooling and a linear layer, {layer:.0f} ms with "
-        f"{sides['layer'].title.split(', ')[1]}, {100 * (layer / average - 1):+.1f} %."
+        f"{sides['layer'].title.split(', ')[1]}"
+        + (f", {100 * (layer / average - 1):+.1f} %." if layer > average else ": no share shows.")
     )
 
 
@@ -190,6 +191,6 @@ def _recall(recipe: str, measured: Sequence[Selection]) -> str:
             if method.recipe == recipe:
                 mean, half = interval([100 * v for v in method.values("recall_at_1")])
                 spread = "" if half is None else f" ± {half:.1f}"
-                where = "" if selection.dataset in ONE_BUDGET else f", {selection.dataset}"
+                where = "" if selection.dataset in ONE_BUDGET else ", on collages: another task"
                 return f"{mean:.1f}{spread} ({method.title}{where})"
     return MISSING

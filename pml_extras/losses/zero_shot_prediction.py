@@ -50,8 +50,9 @@ class ZeroShotPredictionLoss(WeightRegularizerMixin, FullPrecisionLoss):
 
     Without ``inner`` the loss is called with attributes, (B, m). With it, with the rows
     ``torch.cat([embedding, attributes], dim=1)``, (B, D + m): ``inner`` gets the first D columns,
-    the zero-shot part the others, and a miner outside is to get ``rows[:, :D]`` too. At test time
-    the embedding is compared alone.
+    the zero-shot part the others. A miner outside is to get ``rows[:, :D]``, which pml's trainers
+    do not do: there give ``inner`` a :class:`WeightedLossEnsemble` of one loss with its miner. At
+    test time the embedding is compared alone.
 
     Args:
         num_classes: K >= 2, of training classes; labels lie in [0, K).
@@ -120,7 +121,8 @@ class ZeroShotPredictionLoss(WeightRegularizerMixin, FullPrecisionLoss):
             check_fraction(weight=weight)
             names.append("weight")
         elif weight is not None:
-            raise refuse("weight", "None without `inner`", repr(weight), "Scale the loss instead.")
+            way_out = "Give the loss beside it as `inner`."
+            raise refuse("weight", "None without `inner`", repr(weight), way_out)
         self.num_classes = num_classes
         self.embedding_size = embedding_size
         self.num_attributes = num_attributes
@@ -197,9 +199,12 @@ class ZeroShotPredictionLoss(WeightRegularizerMixin, FullPrecisionLoss):
         if self.inner is not None:
             width, words = width + self.embedding_size, "embedding_size + num_attributes"
         if embeddings.shape[1] != width:
-            raise refuse(
-                "embeddings",
-                f"{words} = {width} columns",
-                f"{embeddings.shape[1]} columns",
-                "With `inner` pass torch.cat([embedding, attributes], dim=1), else the attributes.",
-            )
+            way_out = "Pass attributes; num_attributes is the num_prototypes of the pooling."
+            if self.inner is not None:
+                way_out = (
+                    "Pass torch.cat([embedding, attributes], dim=1): GeneralizedSumPooling with "
+                    "concatenate_attributes=True gives it in training mode, and num_attributes "
+                    "is its num_prototypes."
+                )
+            came = f"{embeddings.shape[1]} columns"
+            raise refuse("embeddings", f"{words} = {width} columns", came, way_out)

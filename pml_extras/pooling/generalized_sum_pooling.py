@@ -43,7 +43,8 @@ class GeneralizedSumPooling(nn.Module):
         learn_mass: learn the logit of ``mass``, which is then a 0-dim tensor; not for ``mass=1``.
         learn_sharpness: learn the logarithm of ``sharpness``, likewise.
         startup_size: rows that are collected before prototypes are set, at least
-            2 ``num_prototypes``; 0 uses the initial prototypes at once.
+            2 ``num_prototypes``; 0 uses the initial prototypes at once. In batches of 32 the 1,024
+            of the paper are 32 steps of plain average: for a trial of a few steps take fewer.
         concatenate_attributes: in training mode give (B, d + m), the attributes behind the
             embedding, for a loss that splits them; in eval mode the embedding alone.
 
@@ -57,7 +58,8 @@ class GeneralizedSumPooling(nn.Module):
     rank, so all must call forward, and their prototypes are equal; under ``nn.DataParallel``, whose
     replicas are thrown away, call :meth:`start_from` first. All of this is in buffers, which are
     read from the device in each forward until it has started, and never after. Weight decay acts on
-    the waiting prototypes too.
+    the waiting prototypes too. The state dict does not hold ``mass`` and ``sharpness`` unless they
+    are learned: build the layer with the same arguments before loading.
 
     Half inputs, and anything under autocast, are computed in float32 and come out in it; parameters
     keep their dtype. Initialisation: W and prototypes Glorot uniform.
@@ -161,6 +163,18 @@ class GeneralizedSumPooling(nn.Module):
         if not self._started:
             self._started = bool(self.has_started > 0)
         return self._started
+
+    def extra_repr(self) -> str:
+        """What the state dict does not hold, and whether it pools yet."""
+        given = {
+            "in_channels": self.in_channels,
+            "embedding_size": self.embedding_size,
+            "num_prototypes": self.num_prototypes,
+            "mass": f"{float(self.mass):.6g}",
+            "sharpness": f"{float(self.sharpness):.6g}",
+            "started": self.started,
+        }
+        return ", ".join(f"{name}={value}" for name, value in given.items())
 
     def forward(self, x: Tensor, return_attributes: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(B, C, H, W) or (B, N, C) to (B, d), and (B, m) attributes if asked for as a pair."""

@@ -11,9 +11,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def replace_pooling(
-    model: Model, embedding_size: int | None = None, *, classifier: bool = True, **pooling: Any
+    model: Model,
+    embedding_size: int | None = None,
+    *,
+    classifier: bool | None = None,
+    **pooling: Any,
 ) -> Model:
-    """Replace the pooling of a backbone in place, and what follows where sizes ask for it.
+    """Replace the pooling of a backbone in place, and its classifier where that is asked for.
 
     Args:
         model: with modules ``avgpool`` and ``fc``, an average over all locations and a linear
@@ -22,11 +26,15 @@ def replace_pooling(
             (torchvision's VisionTransformer, whose patch tokens are pooled and whose class token is
             left out). Auxiliary classifiers stay as they are.
         embedding_size: d of a projection before pooling; None pools the features themselves.
-        classifier: True ends in class scores, by the classifier of ``model``, in which the first
-            linear layer is a new one where it takes another size; False returns what is pooled, in
-            float32 at least.
-        pooling: further arguments of :class:`GeneralizedSumPooling`, which is then
-            ``model.avgpool``, ``model.global_pool`` or ``model.encoder.pooling``.
+        classifier: False returns what is pooled, in float32 at least: embeddings. True ends in
+            class scores, by the classifier of ``model``, in which the first linear layer is a new
+            one where it takes another size. To be chosen where there is an ``embedding_size``; None
+            without one is True.
+        pooling: further arguments of :class:`GeneralizedSumPooling`, but for ``in_channels`` and
+            ``project``; it is then ``model.avgpool``, ``model.global_pool`` or
+            ``model.encoder.pooling``. A forward pre-hook there sees the maps that its ``weights``
+            and ``plan`` take. torchvision's ``create_feature_extractor`` cannot trace through it:
+            pass ``tracer_kwargs={"leaf_modules": [GeneralizedSumPooling]}``.
 
     Returns:
         ``model``. New modules have the device, type and mode of its classifier, which is given what
@@ -43,14 +51,22 @@ def replace_pooling(
     >>> trunk(torch.randn(2, 3, 64, 64)).shape
     torch.Size([2, 128])
     """
+    if embedding_size is not None:
+        check_count(1, embedding_size=embedding_size)
+    if classifier is None and embedding_size is not None:
+        expected = "False, which gives embeddings, or True, which gives class scores of them"
+        raise refuse("classifier", expected, None)
+    classifier = classifier is None or classifier
     check_flag(classifier=classifier)
+    for name in ("in_channels", "project"):
+        if name in pooling:
+            raise refuse(name, "no such argument", repr(pooling[name]), "The model decides it.")
     if classifier and pooling.get("concatenate_attributes"):
-        raise refuse("concatenate_attributes", "False before a classifier", True)
+        expected = "False before a classifier"
+        raise refuse("concatenate_attributes", expected, True, "Pass classifier=False.")
     place, end = _places(model)
     last: nn.Module = getattr(model, end)
     name, linear = _linears(last)[0]
-    if embedding_size is not None:
-        check_count(1, embedding_size=embedding_size)
     size = linear.in_features
     layer = GeneralizedSumPooling(
         size, embedding_size, project=embedding_size is not None, **pooling
@@ -97,11 +113,13 @@ def _places(model: nn.Module) -> tuple[str, str]:
     end = "heads" if pooled == "encoder" else "fc"
     already = isinstance(has.get("encoder"), PooledEncoder)
     if not pooled or already or end not in has or not _linears(has[end]):
+        parts = [f"{name} ({type(part).__name__})" for name, part in has.items()]
         raise refuse(
             "model",
             "avgpool (to 1 x 1) or global_pool before a linear fc, or encoder before heads",
-            f"{type(model).__name__} with " + (", ".join(has) or "no modules"),
-            "Call GeneralizedSumPooling on the features yourself, before the classifier is removed",
+            f"{type(model).__name__} with " + (", ".join(parts) or "no modules"),
+            "Replace the pooling before its classifier is removed, and once; of another network "
+            "build nn.Sequential(model.features, GeneralizedSumPooling(channels, size)).",
         )
     return pooled, end
 

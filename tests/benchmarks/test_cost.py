@@ -268,7 +268,7 @@ def test_the_table_of_the_pooling_says_how_many_times_more() -> None:
     sides = {"weights": 2.0, "weights_unrolled": 9.0, "layer": 30.0, "average": 1.0}
     records = [record("pooling_49", side, 112, ms, ms) for side, ms in sides.items()]
     table = costs.pooling_table(costs.newest(records))
-    assert "9.0 ms / 9.0 MiB, 4.5x the time, 4.5x the memory" in table
+    assert "9.0 ms / 9.0 MiB, 4.5x its time, 4.5x its memory" in table
     assert "30 ms / 30 MiB |" in table
     assert "training step" not in table
     steps = [
@@ -278,5 +278,9 @@ def test_the_table_of_the_pooling_says_how_many_times_more() -> None:
     assert costs.pooling_table(costs.newest(steps)).endswith(
         "1000 ms with average pooling and a linear layer, 1050 ms with `GeneralizedSumPooling`, "
         "+5.0 %."
+    )
+    steps[1]["milliseconds"] = 990.0
+    assert costs.pooling_table(costs.newest(steps)).endswith(
+        "`GeneralizedSumPooling`: no share shows."
     )
     assert costs.pooling_table({}) == ""

@@ -310,7 +310,7 @@ def test_other_arguments_are_refused(options, message):
         (
             Negative(),
             lambda z, y: (z, y),
-            r"expected embedding_size \+ num_attributes = 8 columns; got 5 columns. With `inner`",
+            r"expected embedding_size \+ num_attributes = 8 columns; got 5 columns. Pass torch.cat",
         ),
         (None, lambda z, y: (z, None), r"labels: expected a \(B,\) tensor; got None"),
         (None, lambda z, y: (z, y + 1), r"labels: expected classes in .* got values from 1 to 6"),

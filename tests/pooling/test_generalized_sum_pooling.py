@@ -200,6 +200,12 @@ def test_forward_draws_nothing_and_leaves_its_input():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_what_is_printed_says_what_the_state_dict_does_not_hold():
+    shown = repr(layer(mass=0.2, sharpness=7.0, learn_sharpness=True, startup_size=6))
+    assert "num_prototypes=3, mass=0.2, sharpness=7," in shown
+    assert "started=False" in shown
+
+
 def test_initial_weights_are_glorot_uniform():
     module = GeneralizedSumPooling(300, 100, num_prototypes=200)
     for matrix, bound in (

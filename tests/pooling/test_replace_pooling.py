@@ -138,7 +138,9 @@ def test_attributes_reach_the_end_where_there_is_no_classifier():
 @pytest.mark.parametrize("startup_size", [0, 4])  # with weights, and as an average
 def test_a_model_in_bfloat16_takes_its_images(name, embedding_size, startup_size):
     model, x = make(name)
-    replace_pooling(model, embedding_size, num_prototypes=2, startup_size=startup_size)
+    replace_pooling(
+        model, embedding_size, classifier=True, num_prototypes=2, startup_size=startup_size
+    )
     model.bfloat16().eval()
     taken, scores = before_classifier(model, x.bfloat16())
     assert taken.dtype == scores.dtype == torch.bfloat16
@@ -192,7 +194,7 @@ def test_a_classifier_whose_size_fits_is_kept(name):
     before = getattr(model, end)
     width = (before[0] if end == "heads" else before).in_features
     weights = copy.deepcopy(before.state_dict())
-    replace_pooling(model, width, num_prototypes=2, startup_size=0)
+    replace_pooling(model, width, classifier=True, num_prototypes=2, startup_size=0)
     assert getattr(model, end) is before
     assert layer_of(model).projection.weight.shape == (width, width)
     for key, value in before.state_dict().items():
@@ -207,7 +209,7 @@ def test_what_stands_around_the_first_linear_layer_of_a_classifier_is_kept():
         nn.Linear(6, CLASSES),
     ]
     model.fc = nn.Sequential(*parts).double()
-    head = replace_pooling(model, 5, num_prototypes=2, startup_size=0).fc
+    head = replace_pooling(model, 5, classifier=True, num_prototypes=2, startup_size=0).fc
     assert isinstance(head[0][0], nn.Dropout)
     assert (head[1], head[2]) == (parts[1], parts[2])
     new = head[0][1]
@@ -223,14 +225,16 @@ def test_a_classifier_that_starts_with_another_size_is_refused_and_kept(norm):
     model.fc = head
     came = rf"^embedding_size: expected None or 512, which {type(norm).__name__} of .*; got 5"
     with pytest.raises(ValueError, match=came):
-        replace_pooling(model, 5)
+        replace_pooling(model, 5, classifier=True)
     assert (model.avgpool, model.fc, head[1].in_features) == (pooling, head, 512)
-    assert replace_pooling(model, 512, num_prototypes=2, startup_size=0)(x).shape == (4, CLASSES)
+    assert replace_pooling(model, 512, classifier=True, num_prototypes=2, startup_size=0)(
+        x
+    ).shape == (4, CLASSES)
 
 
 def test_new_modules_follow_the_model():
     model = make("resnet18")[0].double().eval()
-    replace_pooling(model, 5)
+    replace_pooling(model, 5, classifier=True)
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert not any(m.training for m in model.modules())
     without = replace_pooling(make("resnet18")[0].eval(), 5, classifier=False)
@@ -241,17 +245,20 @@ def test_new_modules_follow_the_model():
 @pytest.mark.parametrize(
     ("build", "found"),
     [
-        (lambda: models.alexnet(num_classes=2), "AlexNet with features, avgpool, classifier"),
-        (lambda: models.squeezenet1_1(num_classes=2), "SqueezeNet with features, classifier"),
+        (lambda: models.alexnet(num_classes=2), r"AlexNet with features \(Sequential\), avgpool"),
+        (
+            lambda: models.squeezenet1_1(num_classes=2),
+            r"SqueezeNet with features \(Sequential\), classifier",
+        ),
         (lambda: nn.Sequential(), "Sequential with no modules"),
-        (lambda: replace_pooling(make("resnet18")[0]), "ResNet with conv1"),
-        (lambda: replace_pooling(make("vit")[0]), "VisionTransformer with conv_proj"),
+        (lambda: replace_pooling(make("resnet18")[0]), r"ResNet with conv1 \(Conv2d\)"),
+        (lambda: replace_pooling(make("vit")[0]), r"VisionTransformer with conv_proj \(Conv2d\)"),
     ],
 )
 def test_other_models_are_refused_with_the_way_out(build, found):
     model = build()
     before = list(model.named_modules())
-    with pytest.raises(ValueError, match=rf"^model: expected .*; got {found}.*\. Call Gen"):
+    with pytest.raises(ValueError, match=rf"^model: expected .*; got {found}.*\. Replace the"):
         replace_pooling(model)
     assert list(model.named_modules()) == before
 
@@ -259,7 +266,7 @@ def test_other_models_are_refused_with_the_way_out(build, found):
 def test_a_classifier_that_is_gone_is_refused():
     model = make("resnet18")[0]
     model.fc = nn.Identity()
-    with pytest.raises(ValueError, match="before the classifier is removed"):
+    with pytest.raises(ValueError, match="before its classifier is removed"):
         replace_pooling(model)
 
 
@@ -275,6 +282,9 @@ def test_bad_arguments_are_named_and_change_nothing():
     pooling = model.avgpool
     for arguments, message in (
         ({"classifier": "new"}, "^classifier: expected True or False"),
+        ({"embedding_size": 5}, "^classifier: expected False, which gives embeddings, or True"),
+        ({"project": False}, "^project: expected no such argument"),
+        ({"in_channels": 512}, "^in_channels: expected no such argument"),
         ({"embedding_size": 0}, "^embedding_size: expected an integer >= 1"),
         ({"concatenate_attributes": True}, "^concatenate_attributes: expected False before a"),
         ({"mass": 2.0}, "^mass: expected a fraction"),
