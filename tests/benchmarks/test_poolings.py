@@ -264,4 +264,5 @@ def test_prototypes_come_after_1024_images() -> None:
     for batch in range(16):  # of 64
         assert not trunk.pooling.started, batch
         trunk(torch.rand(64, 1, 8, 8))
+    trunk(torch.rand(64, 1, 8, 8))
     assert trunk.pooling.started
