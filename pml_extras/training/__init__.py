@@ -1,0 +1,5 @@
+"""What surrounds the losses while a network is trained."""
+
+from pml_extras.training.grad_cache import GradCache, cached_embeddings
+
+__all__ = ["GradCache", "cached_embeddings"]

@@ -1,0 +1,236 @@
+"""Batches larger than memory: the loss sees all embeddings, the network one chunk at a time."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from pytorch_metric_learning.trainers import MetricLossOnly
+from torch import Tensor, nn
+
+from pml_extras._checks import check_count, check_rows, refuse
+from pml_extras.training._replay import AutocastState, ModuleState, RandomState, devices_of
+
+
+def cached_embeddings(
+    embed: Callable[[Any], Tensor],
+    chunks: Iterable[Any],
+    *,
+    modules: Sequence[nn.Module] | None = None,
+) -> Tensor:
+    r"""Embeddings of a batch whose backward pass computes them again, one chunk at a time.
+
+    .. math::
+        \frac{\partial \ell}{\partial \theta}
+        = \sum_c \sum_{i \in c} u_i^T \frac{\partial f_\theta(x_i)}{\partial \theta}, \qquad
+        u_i = \frac{\partial \ell}{\partial f_\theta(x_i)}
+
+    where :math:`\ell` is any loss of all embeddings, f is ``embed`` and c runs over the chunks. A
+    first pass without a graph gives the embeddings. Their loss is computed and differentiated as
+    ever, its own parameters included. When its gradient :math:`u` has reached the embeddings,
+    ``embed`` runs a second time on each chunk, with a graph that lives until u has been carried
+    through it. Memory: the graph of the largest chunk, all of ``chunks``, O(B D), and what the loss
+    takes; time: one more forward pass.
+
+    Args:
+        embed: a chunk -> (rows, D) floating; usually the network. What depends on more than its
+            argument must come from torch's generators (CPU and CUDA), an enclosing autocast, or
+            buffers and extra state of ``modules``: these are the same in both passes.
+        chunks: what is given to ``embed``, in order: ``images.split(64)``, or batches of any other
+            form. Held until the embeddings are released. They may lie in host memory, if ``embed``
+            moves them.
+        modules: whatever has parameters or buffers in ``embed``; None where that is a module.
+
+    Returns:
+        (B, D), a leaf: B are the rows of all chunks together. ``loss.backward()`` adds to the
+        ``grad`` of the parameters, as often as it is called; ``torch.autograd.grad`` sees the
+        embeddings and nothing behind them. Without graph where gradients are off, or where
+        no parameter of ``modules`` needs one.
+
+    Raises:
+        ValueError: ``embed`` is no module and ``modules`` is missing; ``chunks`` is one tensor, or
+            empty, or one of them needs a gradient itself; ``embed`` returns another form; in the
+            backward pass, ``create_graph=True``.
+
+    What is as in one pass over the chunks with one graph: the gradient, with dropout too; the
+    state of torch's generators afterwards; buffers, so that batch norm's running statistics are
+    updated once a chunk. What is not as with the batch as a whole: batch norm in training mode
+    normalises each chunk by itself. Hooks of modules and of gradients fire once a chunk and pass.
+    ``DistributedDataParallel`` among ``modules`` averages gradients once, with the last chunk (it
+    is ``no_sync`` before); with layers that communicate, such as ``SyncBatchNorm``, every process
+    must have as many chunks. Other ranks than 0 see the buffers that they had before rank 0's were
+    copied to them, which changes no number of batch norm in training mode.
+
+    Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+    RepL4NLP 2021, https://arxiv.org/abs/2101.06983, section 3, for any loss and one or more
+    networks. Departure: buffers are set back too, not random states alone.
+
+    >>> network = torch.nn.Linear(3, 2)
+    >>> embeddings = cached_embeddings(network, torch.ones(10, 3).split(4))
+    >>> embeddings.sum().backward()
+    >>> network.weight.grad
+    tensor([[10., 10., 10.],
+            [10., 10., 10.]])
+    """
+    if modules is None:
+        if not isinstance(embed, nn.Module):
+            expected = "the modules in `embed`, which is none itself"
+            raise refuse("modules", expected, "None", "Pass (trunk,), or () if it has none.")
+        modules = (embed,)
+    modules, chunks = tuple(modules), _checked(chunks)
+    if not torch.is_grad_enabled() or not any(
+        p.requires_grad for m in modules for p in m.parameters()
+    ):
+        return torch.cat([_rows(embed, chunk) for chunk in chunks])
+
+    devices = devices_of(modules, chunks)
+    autocast, module_state = AutocastState(devices), ModuleState(modules)
+    parts, random_states = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            random_states.append(RandomState(devices))
+            parts.append(_rows(embed, chunk))
+        embeddings = torch.cat(parts)  # (B, D)
+    torch.clear_autocast_cache()  # older torch keeps weights that it has cast without a graph
+    sizes = [len(part) for part in parts]
+    del parts
+
+    def second_pass(leaf: Tensor) -> None:
+        grad, leaf.grad = leaf.grad, None  # a further backward pass starts anew
+        assert grad is not None  # the hook runs where there is one
+        if grad.requires_grad:
+            raise refuse("create_graph", "False: there are first derivatives alone", "True")
+        now = ModuleState(modules)  # other batches may have passed since
+        cuda = [device for device in devices if device.type == "cuda"]
+        last = len(chunks) - 1
+        try:
+            module_state.restore()
+            with torch.random.fork_rng(cuda), torch.enable_grad():
+                for at, (chunk, part) in enumerate(zip(chunks, grad.split(sizes), strict=True)):
+                    random_states[at].restore()
+                    with _unsynchronised(() if at == last else modules):
+                        with autocast.entered():
+                            rows = _rows(embed, chunk)
+                        rows.backward(part)
+        finally:
+            now.restore()
+
+    embeddings.requires_grad_().register_post_accumulate_grad_hook(second_pass)
+    return embeddings
+
+
+def _checked(chunks: Iterable[Any]) -> tuple[Any, ...]:
+    if torch.is_tensor(chunks):
+        came = f"a tensor of shape {tuple(chunks.shape)}"
+        raise refuse("chunks", "an iterable of chunks", came, "Split it: x.split(64).")
+    chunks = tuple(chunks)
+    if not chunks:
+        raise refuse("chunks", "at least one chunk", "none")
+    for chunk in chunks:
+        if torch.is_tensor(chunk) and chunk.requires_grad:
+            way_out = "Let `embed` compute what comes before, or detach it."
+            raise refuse("chunks", "inputs that need no gradient", "one that does", way_out)
+    return chunks
+
+
+def _rows(embed: Callable[[Any], Tensor], chunk: Any) -> Tensor:
+    rows = embed(chunk)
+    check_rows(**{"embed(chunk)": rows})
+    return rows
+
+
+@contextlib.contextmanager
+def _unsynchronised(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep those of ``modules`` that average gradients over processes from it."""
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            no_sync: Any = getattr(module, "no_sync", None)
+            if no_sync is not None:
+                stack.enter_context(no_sync())
+        yield
+
+
+class GradCache(MetricLossOnly):
+    """pml's ``MetricLossOnly`` for batches that do not fit into memory in one pass.
+
+    Embeddings are those of :func:`cached_embeddings`, in chunks of ``chunk_size``; all else is
+    pml's: miners see the whole batch; ``freeze_these``, gradient clippers, schedulers and hooks
+    work as they do there. The batch comes from the data loader as a tensor and stays where it is; each
+    chunk moves to ``data_device`` and ``dtype`` by itself.
+
+    Args:
+        *args: of ``MetricLossOnly``; ``batch_size`` is that of the loss.
+        chunk_size: inputs in one pass of trunk and embedder, >= 1; the last chunk of a batch may
+            have fewer. Changes memory and time; and the result, with batch norm in training mode.
+        autocast: float16 or bfloat16, for trunk, embedder, miner and loss on ``data_device``; None
+            leaves that alone. (Around ``train`` an autocast region would go on with weights that
+            it has cast in the first iteration.)
+        scaler: scales the loss, and unscales gradients before they are clipped; for float16.
+        **kwargs: of ``MetricLossOnly``.
+
+    Raises:
+        ValueError: an argument is out of range; a batch is no tensor.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        chunk_size: int,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_count(1, chunk_size=chunk_size)
+        if autocast not in (None, torch.float16, torch.bfloat16):
+            raise refuse("autocast", "None, torch.float16 or torch.bfloat16", repr(autocast))
+        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+            raise refuse("scaler", "None or a torch.amp.GradScaler", type(scaler).__name__)
+        self.chunk_size = chunk_size
+        self.autocast = autocast
+        self.scaler = torch.amp.GradScaler(enabled=False) if scaler is None else scaler
+        super().__init__(*args, **kwargs)
+
+    def compute_embeddings(self, data: Tensor) -> Tensor:
+        """Embeddings of all inputs, by chunks."""
+        if not torch.is_tensor(data):
+            way_out = "Call cached_embeddings in a loop of your own for other forms."
+            raise refuse("data", "a tensor of inputs", type(data).__name__, way_out)
+        return cached_embeddings(
+            super().compute_embeddings,
+            data.split(self.chunk_size),
+            modules=tuple(self.models.values()),
+        )
+
+    def calculate_loss(self, curr_batch: Any) -> None:
+        """As pml, in the autocast region."""
+        region: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.autocast is not None:
+            region = torch.autocast(torch.device(self.data_device).type, dtype=self.autocast)
+        with region:
+            super().calculate_loss(curr_batch)
+
+    def backward(self) -> None:
+        """As pml, of the scaled loss."""
+        self.scaler.scale(self.losses["total_loss"]).backward()
+
+    def clip_gradients(self) -> None:
+        """As pml, of unscaled gradients."""
+        for optimizer in self._stepped():
+            self.scaler.unscale_(optimizer)
+        super().clip_gradients()
+
+    def step_optimizers(self) -> None:
+        """As pml; left out where scaled gradients are not finite."""
+        for optimizer in self._stepped():
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def _stepped(self) -> list[torch.optim.Optimizer]:
+        """Optimizers of what is not frozen and has a gradient: a scaler refuses others."""
+        frozen = {f"{name}_optimizer" for name in self.freeze_these}
+        return [
+            optimizer
+            for name, optimizer in self.optimizers.items()
+            if name not in frozen
+            and any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        ]
