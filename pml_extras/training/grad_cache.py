@@ -155,8 +155,8 @@ class GradCache(MetricLossOnly):
 
     Embeddings are those of :func:`cached_embeddings`, in chunks of ``chunk_size``; all else is
     pml's: miners see the whole batch; ``freeze_these``, gradient clippers, schedulers and hooks
-    work as they do there. The batch comes from the data loader as a tensor and stays where it is; each
-    chunk moves to ``data_device`` and ``dtype`` by itself.
+    work as they do there. The batch comes from the data loader as a tensor and stays where it is;
+    each chunk moves to ``data_device`` and ``dtype`` by itself.
 
     Args:
         *args: of ``MetricLossOnly``; ``batch_size`` is that of the loss.
