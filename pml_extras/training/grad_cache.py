@@ -9,6 +9,7 @@ from pytorch_metric_learning.trainers import MetricLossOnly
 from torch import Tensor, nn
 
 from pml_extras._checks import check_count, check_rows, refuse
+from pml_extras.functional.precision import at_least_float32
 from pml_extras.training._replay import AutocastState, ModuleState, RandomState, devices_of
 
 
@@ -162,9 +163,10 @@ class GradCache(MetricLossOnly):
         *args: of ``MetricLossOnly``; ``batch_size`` is that of the loss.
         chunk_size: inputs in one pass of trunk and embedder, >= 1; the last chunk of a batch may
             have fewer. Changes memory and time; and the result, with batch norm in training mode.
-        autocast: float16 or bfloat16, for trunk, embedder, miner and loss on ``data_device``; None
-            leaves that alone. (Around ``train`` an autocast region would go on with weights that
-            it has cast in the first iteration.)
+        autocast: float16 or bfloat16, in which trunk and embedder multiply on ``data_device``; None
+            leaves that alone. Embeddings are float32 at least, whatever they were computed in:
+            losses of pml cast their proxies for good where embeddings are half. (A region around
+            ``train`` would go on with the weights that it has cast in its first iteration.)
         scaler: scales the loss, and unscales gradients before they are clipped; for float16.
         **kwargs: of ``MetricLossOnly``.
 
@@ -195,19 +197,16 @@ class GradCache(MetricLossOnly):
         if not torch.is_tensor(data):
             way_out = "Call cached_embeddings in a loop of your own for other forms."
             raise refuse("data", "a tensor of inputs", type(data).__name__, way_out)
-        return cached_embeddings(
-            super().compute_embeddings,
-            data.split(self.chunk_size),
-            modules=tuple(self.models.values()),
-        )
-
-    def calculate_loss(self, curr_batch: Any) -> None:
-        """As pml, in the autocast region."""
+        embed = super().compute_embeddings
         region: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self.autocast is not None:
             region = torch.autocast(torch.device(self.data_device).type, dtype=self.autocast)
         with region:
-            super().calculate_loss(curr_batch)
+            return cached_embeddings(
+                lambda chunk: at_least_float32(embed(chunk)),
+                data.split(self.chunk_size),
+                modules=tuple(self.models.values()),
+            )
 
     def backward(self) -> None:
         """As pml, of the scaled loss."""

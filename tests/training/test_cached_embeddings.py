@@ -278,7 +278,8 @@ def test_autocast_is_that_of_the_first_pass_wherever_backward_is_called(inside, 
     chunks = batch(ROWS, torch.float32)[0].split(5)
     for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
         torch.manual_seed(7)
-        with torch.autocast("cpu", dtype=dtype):
+        # one cast of a weight for all chunks would sum their gradients in the half type
+        with torch.autocast("cpu", dtype=dtype, cache_enabled=embed is cached_embeddings):
             z = embed(net, chunks)
             assert z.dtype == dtype
             loss = square(z.float())
@@ -288,7 +289,7 @@ def test_autocast_is_that_of_the_first_pass_wherever_backward_is_called(inside, 
             loss.backward()
     for a, b in zip(gradients(actual), gradients(expected), strict=True):
         assert a.dtype == torch.float32
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+        assert (a - b).norm() <= 1e-6 * b.norm()
 
 
 def test_a_pass_outside_autocast_is_repeated_outside():
