@@ -4,7 +4,8 @@ Losses: beside pml's own, 4 rows a class, 128 dimensions, float32; a memory is f
 message passing network of 512 dimensions and 8 heads, as it is computed, with its weights held, and
 with dropout of its weights. Ensemble: three losses of pml under each strategy of weighting, beside
 their bare sum. Pooling: generalized sum pooling of two shapes of feature maps, its weights alone,
-the whole layer, and a training step of a network that has it.
+the whole layer, and a training step of a network that has it. Large batches: a network
+and a loss in one pass, and in chunks.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
-from benchmarks import pooling_cost
+from benchmarks import large_batch_cost, pooling_cost
 from pml_extras import losses as ours
 from pml_extras import weighting
 from pml_extras.nn import MessagePassingNetwork
@@ -29,6 +30,7 @@ ATTENTION, NODE_SIZE, HEADS, ATTENTION_BATCHES = "attention", 512, 8, (1024, 204
 ENSEMBLE, BARE_SUM = "ensemble", "sum"
 POOLINGS = {"pooling_49": (112, 49, 512, 128), "pooling_196": (32, 196, 512, 64)}  # B, n, d, m
 POOLING_STEP = "pooling_step"
+LARGE_BATCH = "large_batch"
 CPU = torch.device("cpu")
 
 Make = Callable[[], torch.nn.Module]
@@ -267,6 +269,15 @@ def _training_step() -> Subject:
     return Subject(sides, (8,), growth=2, about={"pixels": pooling_cost.PIXELS}, warm_up=2)
 
 
+def _large_batch() -> Subject:
+    sides = {
+        "one_pass": Side("in one pass", partial(large_batch_cost.of_network, 1)),
+        "chunks_8": Side("`cached_embeddings`, 8 chunks", partial(large_batch_cost.of_network, 8)),
+        "chunks_32": Side("the same, 32 chunks", partial(large_batch_cost.of_network, 32)),
+    }
+    return Subject(sides, (512, 1024, 2048), growth=2, about={"dim": large_batch_cost.DIM})
+
+
 SUBJECTS = {
     **{name: _losses(name, pair) for name, pair in PAIRS.items()},
     ATTENTION: Subject(
@@ -282,4 +293,5 @@ SUBJECTS = {
     ENSEMBLE: _ensembles(),
     **{name: _pooling(*shape) for name, shape in POOLINGS.items()},
     POOLING_STEP: _training_step(),
+    LARGE_BATCH: _large_batch(),
 }

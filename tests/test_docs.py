@@ -15,6 +15,7 @@ import pml_extras.nn
 import pml_extras.pooling
 import pml_extras.reducers
 import pml_extras.samplers
+import pml_extras.training
 import pml_extras.weighting
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,7 @@ def test_readme_names_what_is_no_loss():
         pml_extras.pooling,
         pml_extras.reducers,
         pml_extras.samplers,
+        pml_extras.training,
         pml_extras.weighting,
     ):
         for name in module.__all__:

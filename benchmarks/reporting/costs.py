@@ -7,6 +7,7 @@ from benchmarks.cost_subjects import (
     ATTENTION,
     BARE_SUM,
     ENSEMBLE,
+    LARGE_BATCH,
     PAIRS,
     POOLING_STEP,
     POOLINGS,
@@ -72,8 +73,17 @@ def cost_table(costs: Costs) -> str:
 
 def attention_table(costs: Costs) -> str:
     """The same of one network whose attention is computed in several ways; "" for none."""
-    sides = SUBJECTS[ATTENTION].sides
-    return _by_rows(costs, {(ATTENTION, side): about.title for side, about in sides.items()})
+    return _sides_by_rows(costs, ATTENTION)
+
+
+def large_batch_table(costs: Costs) -> str:
+    """The same of a network and a loss in one pass and in chunks; "" for none."""
+    return _sides_by_rows(costs, LARGE_BATCH)
+
+
+def _sides_by_rows(costs: Costs, name: str) -> str:
+    sides = SUBJECTS[name].sides
+    return _by_rows(costs, {(name, side): about.title for side, about in sides.items()})
 
 
 def ensemble_table(costs: Costs) -> str:

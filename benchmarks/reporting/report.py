@@ -59,10 +59,12 @@ def overview_of(folder: Path) -> dict[str, str]:
         "attention": costs.attention_table(measured),
         "ensemble_cost": costs.ensemble_table(measured),
         "pooling_cost": costs.pooling_table(measured),
+        "large_batch": costs.large_batch_table(measured),
         "cost_cuda": costs.cost_table(on_gpu),
         "attention_cuda": costs.attention_table(on_gpu),
         "ensemble_cost_cuda": costs.ensemble_table(on_gpu),
         "pooling_cost_cuda": costs.pooling_table(on_gpu),
+        "large_batch_cuda": costs.large_batch_table(on_gpu),
     }
     return {name: text for name, text in made.items() if text}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import CrossBatchMemory
 
-from benchmarks import cost, pooling_cost
+from benchmarks import cost, large_batch_cost, pooling_cost
 from benchmarks import cost_subjects as subjects
 from benchmarks.reporting import costs
 from benchmarks.reporting.selection import Selection, select
@@ -206,6 +206,28 @@ def test_attention_has_a_table_of_its_own() -> None:
     lines = [line.split("|")[1].strip() for line in costs.attention_table(found).splitlines()]
     assert lines[2:] == ["fused", "fused, attention dropout 0.1"]
     assert costs.attention_table({}) == ""
+
+
+@pytest.mark.parametrize("side", subjects.SUBJECTS[subjects.LARGE_BATCH].sides)
+def test_large_batches_have_a_table_and_as_many_chunks_as_their_title_says(side: str) -> None:
+    subject = subjects.SUBJECTS[subjects.LARGE_BATCH].sides[side]
+    chunks: list[int] = []
+
+    class Counted(large_batch_cost.Trunk):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            chunks.append(len(images))
+            return super().forward(images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_batch_cost, "Trunk", Counted)
+        subject.make(subjects.CPU)(64)
+    passes = {"one_pass": (1, 1), "chunks_8": (2, 8), "chunks_32": (2, 32)}
+    times, number = passes[side]
+    assert chunks == [64 // number] * number * times
+    assert number == 1 or f"{number} chunks" in subject.title
+    table = costs.large_batch_table(costs.newest([record("large_batch", side, 512, 2.0, 1.0)]))
+    assert subject.title in table
+    assert costs.large_batch_table({}) == ""
 
 
 def test_the_ways_to_compute_attention_are_what_they_are_called(

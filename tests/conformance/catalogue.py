@@ -228,4 +228,6 @@ NOT_LOSSES: tuple[str, ...] = (
     "pooling.replace_pooling",
     "reducers.BatchSizeReducer",
     "samplers.EpochMPerClassSampler",
+    "training.GradCache",
+    "training.cached_embeddings",
 )

@@ -19,6 +19,7 @@ KINDS = (
     "wrappers",
     "nn",
     "inference",
+    "training",
 )
 
 
