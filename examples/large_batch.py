@@ -1,8 +1,8 @@
-"""A batch that does not fit into memory in one pass, with its gradient all the same: change one line.
+"""A batch that does not fit into memory in one pass, with the same gradient: change one line.
 
 Each run is a process of its own that may take 640 MiB more than it starts with (on Linux), as a
-small GPU would have it. 512 images fit either way, and both gradients are the same to rounding; 2,048 fit by
-chunks alone:
+small GPU would have it. 512 images fit either way, and both gradients agree to rounding; 2,048 fit
+by chunks alone:
 
     python examples/large_batch.py
 """

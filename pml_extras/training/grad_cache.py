@@ -36,7 +36,8 @@ def cached_embeddings(
     Args:
         embed: a chunk -> (rows, D) floating; usually the network. What depends on more than its
             argument must come from torch's generators (CPU and CUDA), an enclosing autocast, or
-            buffers and extra state of ``modules``: these are the same in both passes.
+            buffers and extra state of ``modules``: these are the same in both passes. It leaves
+            its argument as it is.
         chunks: what is given to ``embed``, in order: ``images.split(64)``, or batches of any other
             form. Held until the embeddings are released. They may lie in host memory, if ``embed``
             moves them.
@@ -59,8 +60,7 @@ def cached_embeddings(
     normalises each chunk by itself. Hooks of modules and of gradients fire once a chunk and pass.
     ``DistributedDataParallel`` among ``modules`` averages gradients once, with the last chunk (it
     is ``no_sync`` before); with layers that communicate, such as ``SyncBatchNorm``, every process
-    must have as many chunks. Other ranks than 0 see the buffers that they had before rank 0's were
-    copied to them, which changes no number of batch norm in training mode.
+    must have as many chunks.
 
     Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
     RepL4NLP 2021, https://arxiv.org/abs/2101.06983, section 3, for any loss and one or more
@@ -76,7 +76,7 @@ def cached_embeddings(
     if modules is None:
         if not isinstance(embed, nn.Module):
             expected = "the modules in `embed`, which is none itself"
-            raise refuse("modules", expected, "None", "Pass (trunk,), or () if it has none.")
+            raise refuse("modules", expected, "None", "Pass (trunk,).")
         modules = (embed,)
     modules, chunks = tuple(modules), _checked(chunks)
     if not torch.is_grad_enabled() or not any(

@@ -11,11 +11,20 @@ from pytorch_metric_learning import miners
 from torch import nn
 
 from pml_extras import losses
-from pml_extras.pooling import GeneralizedSumPooling
 from pml_extras.training import cached_embeddings
+from tests.training.setting import (
+    CLASSES,
+    EXACT,
+    ROWS,
+    SIZE,
+    assert_alike,
+    batch,
+    gradients,
+    network,
+    one_graph,
+    square,
+)
 
-ROWS, SIZE, CLASSES = 23, 6, 5
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
 LOSSES = {
     "pairs": losses.LiftedStructureLoss,
     "miner": pml.MultiSimilarityLoss,
@@ -23,57 +32,6 @@ LOSSES = {
     "potential field": lambda: losses.PotentialFieldLoss(CLASSES, SIZE, proxies_per_class=2),
     "network": lambda: losses.IntraBatchConnectionsLoss(CLASSES, SIZE, num_heads=2, dropout=0.0),
 }
-
-
-def network(dtype=torch.float64):
-    """Convolution, batch norm that has seen data, and dropout."""
-    torch.manual_seed(3)
-    layers = nn.Sequential(
-        nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.4)
-    )
-    layers.append(nn.Linear(20, SIZE))
-    layers(torch.randn(50, 2, 7))
-    return layers.to(dtype)
-
-
-def batch(rows=ROWS, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, 2, 7, generator=generator, dtype=dtype)
-    return x, torch.randint(CLASSES, (rows,), generator=generator)
-
-
-def one_graph(net, chunks):
-    return torch.cat([net(chunk) for chunk in chunks])
-
-
-def gradients(*modules):
-    return [p.grad for module in modules for p in module.parameters()]
-
-
-def square(rows):
-    """A loss in which every row meets every other one."""
-    return (rows @ rows.T).logsumexp(dim=1).square().mean()
-
-
-def both(net, chunks, loss=square):
-    """The network after a graph of all chunks, and its copy after cached chunks, from one seed."""
-    other = copy.deepcopy(net)
-    torch.manual_seed(7)
-    expected = one_graph(net, chunks)
-    loss(expected).backward()
-    after = torch.rand(4)
-    torch.manual_seed(7)
-    actual = cached_embeddings(other, chunks)
-    loss(actual).backward()
-    assert torch.equal(actual, expected)
-    assert torch.equal(torch.rand(4), after)
-    return net, other
-
-
-def assert_alike(expected, actual):
-    torch.testing.assert_close(gradients(actual), gradients(expected), **EXACT)
-    torch.testing.assert_close(list(actual.buffers()), list(expected.buffers()), **EXACT)
-    assert max(g.abs().max() for g in gradients(actual)) > 1e-4
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -107,65 +65,6 @@ def test_gradients_agree_in_float32(name):
         assert (actual - expected).norm() <= 1e-6 * max(1.0, expected.norm())
 
 
-@given(rows=st.integers(6, 40), chunk_size=st.integers(5, 41))
-def test_dropout_and_batch_norm_are_as_in_one_graph_over_the_chunks(rows, chunk_size):
-    chunks = batch(rows)[0].split(chunk_size)
-    expected, actual = both(network(), chunks)
-    assert_alike(expected, actual)
-    assert actual[1].num_batches_tracked == 1 + len(chunks)  # once for network()
-
-
-class Averaging(nn.Module):
-    """Subtracts a running mean that it assigns anew in every pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(SIZE, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(SIZE, dtype=torch.float64))
-
-    def forward(self, x):
-        self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(dim=0)
-        return (x - self.mean) * self.weight
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.utils.parametrizations.spectral_norm(
-            nn.Linear(SIZE, SIZE).double(), n_power_iterations=1
-        ),
-        Averaging(),
-    ],
-    ids=["spectral norm", "running mean"],
-)
-def test_buffers_that_steer_the_output_are_those_of_the_first_pass(layer):
-    net = nn.Sequential(network(), layer)
-    assert_alike(*both(net, batch()[0].split(5)))
-
-
-def test_a_pooling_that_starts_between_two_chunks_starts_once():
-    torch.manual_seed(0)
-    layer = GeneralizedSumPooling(2, SIZE, num_prototypes=3, startup_size=8).double()
-    chunks = batch()[0].transpose(1, 2).split(5)
-    expected, actual = both(layer, chunks)
-    assert_alike(expected, actual)
-    assert actual.started
-    assert actual.get_extra_state() == expected.get_extra_state()
-    assert torch.equal(actual.prototypes, expected.prototypes)
-
-
-def test_two_batches_through_one_network_before_the_loss():
-    expected, actual = network(), network()
-    left, right = batch()[0].split(5), batch(31)[0].split(7)
-    torch.manual_seed(7)
-    a, b = one_graph(expected, left), one_graph(expected, right)
-    (a @ b.T).square().mean().backward()
-    torch.manual_seed(7)
-    a, b = cached_embeddings(actual, left), cached_embeddings(actual, right)
-    (a @ b.T).square().mean().backward()
-    assert_alike(expected, actual)
-
-
 def test_losses_one_after_the_other_and_gradients_that_are_there_add_up():
     expected, actual = network(), network()
     chunks = batch()[0].split(5)
@@ -177,6 +76,24 @@ def test_losses_one_after_the_other_and_gradients_that_are_there_add_up():
         z.sin().sum().backward(retain_graph=True)
         square(z).backward()
     assert_alike(expected, actual)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_chunks_move_to_the_gpu_one_by_one(dtype):
+    expected = network(torch.float32).cuda()
+    actual = copy.deepcopy(expected)
+    chunks = batch(ROWS, torch.float32)[0].split(5)
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False):
+            if embed is one_graph:
+                z = one_graph(net, [chunk.cuda() for chunk in chunks])
+            else:
+                z = cached_embeddings(lambda x, net=net: net(x.cuda()), chunks, modules=(net,))
+        square(z.float()).backward()
+    for a, b in zip(gradients(actual), gradients(expected), strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
 
 
 class Watched(nn.Module):
@@ -271,37 +188,6 @@ def test_chunks_of_any_form_through_several_modules():
     torch.testing.assert_close(gradients(first, second), gradients(*others), **EXACT)
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["inside", "after"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_that_of_the_first_pass_wherever_backward_is_called(inside, dtype):
-    expected, actual = network(torch.float32), network(torch.float32)
-    chunks = batch(ROWS, torch.float32)[0].split(5)
-    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
-        torch.manual_seed(7)
-        # one cast of a weight for all chunks would sum their gradients in the half type
-        with torch.autocast("cpu", dtype=dtype, cache_enabled=embed is cached_embeddings):
-            z = embed(net, chunks)
-            assert z.dtype == dtype
-            loss = square(z.float())
-            if inside:
-                loss.backward()
-        if not inside:
-            loss.backward()
-    for a, b in zip(gradients(actual), gradients(expected), strict=True):
-        assert a.dtype == torch.float32
-        assert (a - b).norm() <= 1e-6 * b.norm()
-
-
-def test_a_pass_outside_autocast_is_repeated_outside():
-    expected, actual = network(torch.float32).eval(), network(torch.float32).eval()
-    chunks = batch(ROWS, torch.float32)[0].split(5)
-    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
-        loss = square(embed(net, chunks))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss.backward()
-    torch.testing.assert_close(gradients(actual), gradients(expected), rtol=1e-5, atol=1e-6)
-
-
 def test_a_scaled_loss_gives_scaled_gradients():
     expected, actual = network(), network()
     chunks = batch()[0].split(5)
@@ -312,23 +198,6 @@ def test_a_scaled_loss_gives_scaled_gradients():
     scaler.scale(square(cached_embeddings(actual, chunks))).backward()
     for a, b in zip(gradients(actual), gradients(expected), strict=True):
         torch.testing.assert_close(a, 1024 * b, **EXACT)
-
-
-def test_a_failure_in_the_second_pass_leaves_buffers_and_generators_alone():
-    class Failing(nn.BatchNorm1d):
-        def forward(self, x):
-            rows = super().forward(x)
-            if torch.is_grad_enabled() and len(rows) == 3:
-                raise RuntimeError("the last chunk")
-            return rows
-
-    net = nn.Sequential(network(), Failing(SIZE).double())
-    z = cached_embeddings(net, batch()[0].split(10))
-    buffers, state = [b.clone() for b in net.buffers()], torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="the last chunk"):
-        square(z).backward()
-    assert all(map(torch.equal, net.buffers(), buffers))
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""What a pass depends on is the same in the second one, and is left as one pass leaves it."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pml_extras.pooling import GeneralizedSumPooling
+from pml_extras.training import cached_embeddings, grad_cache
+from tests.training.setting import (
+    ROWS,
+    SIZE,
+    assert_alike,
+    batch,
+    both,
+    gradients,
+    network,
+    one_graph,
+    square,
+)
+
+
+@given(rows=st.integers(6, 40), chunk_size=st.integers(5, 41))
+def test_dropout_and_batch_norm_are_as_in_one_graph_over_the_chunks(rows, chunk_size):
+    chunks = batch(rows)[0].split(chunk_size)
+    expected, actual = both(network(), chunks)
+    assert_alike(expected, actual)
+    assert actual[1].num_batches_tracked == 1 + len(chunks)  # once for network()
+
+
+class Averaging(nn.Module):
+    """Subtracts a running mean that it assigns anew in every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(SIZE, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(SIZE, dtype=torch.float64))
+
+    def forward(self, x):
+        self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(dim=0)
+        return (x - self.mean) * self.weight
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.utils.parametrizations.spectral_norm(
+            nn.Linear(SIZE, SIZE).double(), n_power_iterations=1
+        ),
+        Averaging(),
+    ],
+    ids=["spectral norm", "running mean"],
+)
+def test_buffers_that_steer_the_output_are_those_of_the_first_pass(layer):
+    net = nn.Sequential(network(), layer)
+    assert_alike(*both(net, batch()[0].split(5)))
+
+
+def test_a_pooling_that_starts_between_two_chunks_starts_once():
+    torch.manual_seed(0)
+    layer = GeneralizedSumPooling(2, SIZE, num_prototypes=3, startup_size=8).double()
+    chunks = batch()[0].transpose(1, 2).split(5)
+    expected, actual = both(layer, chunks)
+    assert_alike(expected, actual)
+    assert actual.started
+    assert actual.get_extra_state() == expected.get_extra_state()
+    assert torch.equal(actual.prototypes, expected.prototypes)
+
+
+def test_two_batches_through_one_network_before_the_loss():
+    expected, actual = network(), network()
+    left, right = batch()[0].split(5), batch(31)[0].split(7)
+    torch.manual_seed(7)
+    a, b = one_graph(expected, left), one_graph(expected, right)
+    (a @ b.T).square().mean().backward()
+    torch.manual_seed(7)
+    a, b = cached_embeddings(actual, left), cached_embeddings(actual, right)
+    (a @ b.T).square().mean().backward()
+    assert_alike(expected, actual)
+
+
+def test_the_generator_of_a_gpu_is_replayed_too(monkeypatch):
+    """One on the CPU stands in for it."""
+    gpu, generator = torch.device("cuda", 0), torch.Generator()
+    monkeypatch.setattr(grad_cache, "devices_of", lambda *_: {torch.device("cpu"), gpu})
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: generator.get_state())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: generator.set_state(state)
+    )
+
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * torch.rand(x.shape, generator=generator, dtype=x.dtype)
+
+    expected = nn.Sequential(network(), Noisy(SIZE, SIZE).double())
+    actual = copy.deepcopy(expected)
+    chunks, states = batch()[0].split(5), []
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        generator.manual_seed(7)
+        square(embed(net, chunks)).backward()
+        states.append(generator.get_state())
+    assert_alike(expected, actual)
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "after"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_that_of_the_first_pass_wherever_backward_is_called(inside, dtype):
+    expected, actual = network(torch.float32), network(torch.float32)
+    chunks = batch(ROWS, torch.float32)[0].split(5)
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        # one cast of a weight for all chunks would sum their gradients in the half type
+        with torch.autocast("cpu", dtype=dtype, cache_enabled=embed is cached_embeddings):
+            z = embed(net, chunks)
+            assert z.dtype == dtype
+            loss = square(z.float())
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+    for a, b in zip(gradients(actual), gradients(expected), strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() <= 1e-6 * b.norm()
+
+
+def test_a_pass_outside_autocast_is_repeated_outside():
+    expected, actual = network(torch.float32).eval(), network(torch.float32).eval()
+    chunks = batch(ROWS, torch.float32)[0].split(5)
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        loss = square(embed(net, chunks))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss.backward()
+    torch.testing.assert_close(gradients(actual), gradients(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_a_failure_in_the_second_pass_leaves_buffers_and_generators_alone():
+    class Failing(nn.BatchNorm1d):
+        def forward(self, x):
+            rows = super().forward(x)
+            if torch.is_grad_enabled() and len(rows) == 3:
+                raise RuntimeError("the last chunk")
+            return rows
+
+    net = nn.Sequential(network(), Failing(SIZE).double())
+    z = cached_embeddings(net, batch()[0].split(10))
+    buffers, state = [b.clone() for b in net.buffers()], torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="the last chunk"):
+        square(z).backward()
+    assert all(map(torch.equal, net.buffers(), buffers))
+    assert torch.equal(torch.get_rng_state(), state)
