@@ -1,13 +1,11 @@
-"""The conventions of pytorch-metric-learning: the one file that knows them.
+"""The conventions of pytorch-metric-learning; those of its distances are in ``_distances``.
 
-Index tuples, loss dictionaries, distances where larger or smaller is closer, references that are
-the batch itself unless given.
+Index tuples, loss dictionaries, references that are the batch itself unless given.
 """
 
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.reducers import BaseReducer, MultipleReducers
 from pytorch_metric_learning.utils import common_functions as c_f
@@ -15,9 +13,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from pml_extras._checks import check_rows, refuse
-from pml_extras.functional.pairwise import euclidean_distance
 from pml_extras.functional.precision import at_least_float32, no_autocast
-from pml_extras.functional.rows import without_gradient_at_zero
 
 LossDict = dict[str, dict[str, Any]]
 
@@ -150,28 +146,6 @@ def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
             if smallest < 0 or largest >= high:
                 expected = f"positions in [0, {high}) in entry {position}"
                 raise refuse(name, expected, f"values from {smallest} to {largest}")
-
-
-def distance_matrix(distance: Any, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
-    """(B, R) what ``distance(embeddings, ref_emb)`` gives.
-
-    Departure: for pml's ``LpDistance(p=2)`` the matrix is ``functional.euclidean_distance``, since
-    the gradient of ``torch.cdist`` is wrong where points nearly coincide (0.2 relative error in
-    float32 at a distance of 1e-4). The steps are those of ``BaseDistance.forward``.
-    """
-    ref = None if ref_emb is embeddings else ref_emb
-    if distance.normalize_embeddings:
-        embeddings = without_gradient_at_zero(embeddings)
-        ref = None if ref is None else without_gradient_at_zero(ref)
-    if type(distance) is not LpDistance or distance.p != 2:
-        matrix: Tensor = distance(embeddings, ref)
-        return matrix
-    distance.reset_stats()
-    query = distance.maybe_normalize(embeddings)
-    other = query if ref is None else distance.maybe_normalize(ref)
-    distance.set_default_stats(embeddings, embeddings if ref is None else ref, query, other)
-    matrix = euclidean_distance(query, None if ref is None else other)
-    return matrix if distance.power == 1 else matrix**distance.power
 
 
 class Pairs(NamedTuple):

@@ -19,6 +19,7 @@ from pml_extras.functional.message_passing import (
     explicit_neighbour_attention,
     neighbour_attention,
 )
+from pml_extras.functional.ntxent import ntxent
 from pml_extras.functional.pairwise import euclidean_distance
 from pml_extras.functional.potential_field import (
     FieldEnergy,
@@ -26,6 +27,8 @@ from pml_extras.functional.potential_field import (
     potential_field_energy,
 )
 from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
+from pml_extras.functional.snr import snr_distance
+from pml_extras.functional.tuplet_margin import tuplet_margin
 from pml_extras.functional.unit_ball import unit_ball, unit_ball_cost
 from pml_extras.functional.zero_shot_prediction import (
     alternate_classes,
@@ -50,14 +53,17 @@ __all__ = [
     "mean_binomial_deviance",
     "minimum_norm_weights",
     "neighbour_attention",
+    "ntxent",
     "potential_field_energy",
     "ridge_regressor",
     "scale_factors",
     "segment_logsumexp",
     "smoothed_cross_entropy",
     "smoothing_over_all",
+    "snr_distance",
     "sum_pooling_plan",
     "sum_pooling_weights",
+    "tuplet_margin",
     "unit_ball",
     "unit_ball_cost",
     "weighted_concatenation",

@@ -7,8 +7,10 @@ from pml_extras.losses.distance_preserving import DistancePreservingLoss
 from pml_extras.losses.intra_batch_connections import IntraBatchConnectionsLoss
 from pml_extras.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 from pml_extras.losses.loss_ensemble import WeightedLossEnsemble
+from pml_extras.losses.ntxent import NTXentLoss
 from pml_extras.losses.potential_field import PotentialFieldLoss
 from pml_extras.losses.smoothed_proxy_nca import SmoothedProxyNCALoss
+from pml_extras.losses.tuplet_margin import TupletMarginLoss
 from pml_extras.losses.zabihzadeh_ensemble import zabihzadeh_ensemble, zabihzadeh_param_groups
 from pml_extras.losses.zero_shot_prediction import ZeroShotPredictionLoss
 
@@ -20,8 +22,10 @@ __all__ = [
     "GeneralizedLiftedStructureLoss",
     "IntraBatchConnectionsLoss",
     "LiftedStructureLoss",
+    "NTXentLoss",
     "PotentialFieldLoss",
     "SmoothedProxyNCALoss",
+    "TupletMarginLoss",
     "WeightedLossEnsemble",
     "ZeroShotPredictionLoss",
     "zabihzadeh_ensemble",

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pml_extras._checks import check_finite
+from pml_extras._distances import distance_matrix
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
-    distance_matrix,
     label_masks,
     listed_pairs,
     pair_masks,

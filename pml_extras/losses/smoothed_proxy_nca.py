@@ -8,13 +8,13 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from pml_extras._checks import check_count, check_non_negative, check_positive, check_rows
+from pml_extras._distances import distance_matrix
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
     anchor_weights,
     check_columns,
     class_indices,
-    distance_matrix,
     per_anchor,
     refuse_references,
 )

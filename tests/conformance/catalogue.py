@@ -2,6 +2,7 @@
 
 import math
 
+from pytorch_metric_learning.distances import LpDistance
 from torch import nn
 
 from pml_extras import losses
@@ -197,6 +198,26 @@ LOSSES = {
         zero_shot_beside_classes,
         {},
         out_of_range={"inner": losses.ClassificationLoss, "weight": 1.0},
+    ),
+    "NTXentLoss": Entry(losses.NTXentLoss, check={"out_of_range": {"temperature": 0.0, "tile": 0}}),
+    "NTXentLoss by tiles of distances": Entry(
+        losses.NTXentLoss,
+        {"temperature": 0.5, "tile": 3, "distance": LpDistance()},
+        {"out_of_range": {"temperature": math.inf}},
+    ),
+    "TupletMarginLoss": Entry(
+        losses.TupletMarginLoss,
+        check={
+            "out_of_range": {
+                "margin": math.nan,
+                "scale": 0.0,
+                "tile": 1.5,
+                "distance": LpDistance(),
+            }
+        },
+    ),
+    "TupletMarginLoss by tiles": Entry(
+        losses.TupletMarginLoss, {"tile": 3}, {"out_of_range": {"scale": -1.0}}
     ),
     "LiftedStructureLoss": Entry(losses.LiftedStructureLoss, check={"out_of_range": _MARGINS}),
     "GeneralizedLiftedStructureLoss": Entry(

@@ -1,0 +1,151 @@
+"""A statistic of the lines of a pairwise matrix of which only some lines exist at a time."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pml_extras._checks import check_count
+from pml_extras.functional.precision import no_autocast
+
+TILE_ELEMENTS = {"cpu": 2**19}
+"""Elements of a tile by type of device: on a CPU what its caches hold."""
+
+OTHER_TILE_ELEMENTS = 2**25
+"""Elements of a tile on an accelerator, which wants few large kernels: 128 MiB of float32."""
+
+
+class Part(NamedTuple):
+    """Rows of x, and the entries of the result that are made from them."""
+
+    rows: slice
+    items: slice
+
+
+Block = Callable[[Tensor, Tensor, Part], Tensor]
+"""(x[part.rows], y, part) -> (items,), differentiable; it may hold (rows, R) matrices."""
+
+
+class SameClass(NamedTuple):
+    """Pairs (i, j) of one class, sorted by i and then by j; those of row i start at starts[i]."""
+
+    i: Tensor
+    j: Tensor
+    starts: list[int]
+
+
+def same_class_pairs(labels: Tensor, ref_labels: Tensor, *, without_self: bool) -> SameClass:
+    """Positions (i, j) with ``labels[i] == ref_labels[j]``, without a (B, R) mask.
+
+    Args:
+        labels: (B,) classes.
+        ref_labels: (R,) classes, of any type that compares with those.
+        without_self: leave out i == j, for labels compared with themselves.
+
+    Returns:
+        i and j, each (P,) int64, and B + 1 starts; memory O(B + R + P).
+
+    >>> same_class_pairs(torch.tensor([1, 0]), torch.tensor([0, 1, 1]), without_self=False)
+    SameClass(i=tensor([0, 0, 1]), j=tensor([1, 2, 0]), starts=[0, 2, 3])
+    """
+    _, code = torch.cat([labels, ref_labels]).unique(return_inverse=True)
+    code, ref_code = code.split([len(labels), len(ref_labels)])
+    order = ref_code.argsort(stable=True)
+    members = ref_code[order]
+    first = torch.searchsorted(members, code)  # (B,)
+    count = torch.searchsorted(members, code, right=True) - first
+    i = torch.repeat_interleave(count)  # (P,)
+    nth = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count)[i]
+    j = order[first[i] + nth]
+    if without_self:
+        other = i != j
+        i, j, count = i[other], j[other], count - 1
+    return SameClass(i, j, [0, *count.cumsum(0).tolist()])
+
+
+def lines_at_a_time(tile: int | None, size: int, device: torch.device) -> int:
+    """``tile``, or where it is None as many lines of ``size`` as suit the device."""
+    if tile is not None:
+        check_count(1, tile=tile)
+        return tile
+    elements = TILE_ELEMENTS.get(device.type, OTHER_TILE_ELEMENTS)
+    return max(1, elements // max(1, size))
+
+
+def parts_of_rows(starts: Sequence[int], lines: int) -> list[Part]:
+    """So many rows at a time, with all of their items.
+
+    >>> parts_of_rows([0, 2, 3, 7], 2)
+    [Part(rows=slice(0, 2, None), items=slice(0, 3, None)), \
+Part(rows=slice(2, 3, None), items=slice(3, 7, None))]
+    """
+    num = len(starts) - 1
+    bounds = [*range(0, num, lines), num]
+    return [Part(slice(a, b), slice(starts[a], starts[b])) for a, b in pairwise(bounds)]
+
+
+def parts_of_items(starts: Sequence[int], lines: int) -> list[Part]:
+    """So many items at a time, with the rows that they belong to.
+
+    >>> parts_of_items([0, 2, 3, 7], 4)
+    [Part(rows=slice(0, 3, None), items=slice(0, 4, None)), \
+Part(rows=slice(2, 3, None), items=slice(4, 7, None))]
+    """
+    bounds = [*range(0, starts[-1], lines), starts[-1]]
+    return [
+        Part(slice(bisect_right(starts, a) - 1, bisect_right(starts, b - 1)), slice(a, b))
+        for a, b in pairwise(bounds)
+    ]
+
+
+def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tensor:
+    """``block`` over one part after the other, each computed again in the backward pass.
+
+    A single part, all of x, is left to autograd: nothing is computed twice, and it can be
+    differentiated twice, where several parts can be once.
+
+    Args:
+        block: what each part gives; gradients flow to its first two arguments alone.
+        x: (B, D), of which a part sees its rows.
+        y: (R, D), which each part sees whole.
+        parts: in the order of their items, which they cover without overlap.
+
+    Returns:
+        (items,) in the order of the parts. Memory: that of the largest part, and O(B D + R D).
+    """
+    if len(parts) == 1:
+        return block(x, y, parts[0])
+    result: Tensor = _InParts.apply(block, parts, x, y)
+    return result
+
+
+class _InParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: Block, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
+        ctx.block, ctx.parts = block, parts
+        ctx.save_for_backward(x, y)
+        return torch.cat([block(x[part.rows], y, part) for part in parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
+        x, y = (tensor.detach() for tensor in ctx.saved_tensors)
+        of_x, of_y = ctx.needs_input_grad[2:]
+        grad_x, grad_y = (torch.zeros_like(t) if of else None for t, of in ((x, of_x), (y, of_y)))
+        y.requires_grad_(of_y)
+        for part in ctx.parts:
+            rows = x[part.rows].requires_grad_(of_x)
+            wanted = [leaf for leaf in (rows, y) if leaf.requires_grad]
+            with no_autocast(x):
+                with torch.enable_grad():
+                    value = ctx.block(rows, y, part)
+                grads = list(torch.autograd.grad(value, wanted, grad[part.items]))
+            if grad_y is not None:
+                grad_y += grads.pop()
+            if grad_x is not None:
+                grad_x[part.rows] += grads.pop()
+        return None, None, grad_x, grad_y

@@ -1,0 +1,71 @@
+"""Tuplet margin loss: positive pairs, with slack in their angle, against all negatives."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from pml_extras._checks import check_finite, check_positive, check_vector
+
+
+def slack_cosine(cosine: Tensor, *, margin: float) -> Tensor:
+    r"""Cosine of an angle made smaller by a margin.
+
+    .. math:: \cos(\theta - \beta) = \cos\theta \cos\beta + \sin\theta \sin\beta
+
+    The arc cosine is not taken: it is NaN for a cosine that rounding has carried beyond 1.
+
+    Args:
+        cosine: any shape, floating; taken as 1 or -1 beyond these.
+        margin: :math:`\beta` in radians.
+
+    Returns:
+        The shape of ``cosine``. Where the squared sine is below 16 roundings (an angle of 1.4e-3 in
+        float32, 6e-8 in float64) it is noise: there the sine is 0 with zero gradient.
+
+    Raises:
+        ValueError: ``margin`` is not finite.
+
+    >>> slack_cosine(torch.tensor([0.5, 1.5]), margin=math.pi / 3)
+    tensor([1.0000, 0.5000])
+    """
+    check_finite(margin=margin)
+    cosine = cosine.clamp(-1, 1)
+    squared = (1 - cosine) * (1 + cosine)
+    straight = squared <= 16 * torch.finfo(cosine.dtype).eps
+    sine = squared.masked_fill(straight, 1.0).sqrt().masked_fill(straight, 0.0)
+    return math.cos(margin) * cosine + math.sin(margin) * sine
+
+
+def tuplet_margin(cosine: Tensor, log_negatives: Tensor, *, margin: float, scale: float) -> Tensor:
+    r"""Loss of each positive pair against all negatives of its anchor.
+
+    .. math::
+        L_i &= \log \sum_{n \in N_i} e^{s \cos\theta_{in}} \\
+        \ell_{ip} &= \log\Big(1 + \sum_{n \in N_i}
+                     e^{s (\cos\theta_{in} - \cos(\theta_{ip} - \beta))}\Big)
+                   = \log\left(1 + e^{L_i - s \cos(\theta_{ip} - \beta)}\right)
+
+    Args:
+        cosine: (P,) :math:`\cos\theta_{ip}` of the positive pairs.
+        log_negatives: (P,) :math:`L_i` of their anchors, ``-inf`` for one without negatives.
+        margin: :math:`\beta` in radians.
+        scale: s > 0.
+
+    Returns:
+        (P,), exactly 0 with zero gradient for a pair whose anchor has no negative.
+
+    Raises:
+        ValueError: the two are not vectors of one length, or a number is out of its range.
+
+    Source: Yu and Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019, Eq. 3 and 5.
+    Departure, that of pytorch-metric-learning: the tuplet of a pair has all negatives of its
+    anchor, where the paper draws one a class.
+
+    >>> tuplet_margin(torch.ones(2), torch.tensor([4.0, -torch.inf]), margin=0.0, scale=4.0)
+    tensor([0.6931, 0.0000])
+    """
+    check_vector(len(cosine), log_negatives=log_negatives)
+    check_positive(scale=scale)
+    return -logsigmoid(scale * slack_cosine(cosine, margin=margin) - log_negatives)

@@ -1,0 +1,94 @@
+"""What losses of one positive pair against all negatives of its anchor share."""
+
+from abc import abstractmethod
+from typing import Any
+
+from pytorch_metric_learning.distances import CosineSimilarity
+from torch import Tensor
+
+from pml_extras._checks import check_count
+from pml_extras._distances import Comparison, comparison
+from pml_extras._pml import (
+    FullPrecisionLoss,
+    LossDict,
+    listed_pairs,
+    per_pair,
+    required_labels,
+)
+from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
+from pml_extras.functional.tiles import (
+    Part,
+    in_parts,
+    lines_at_a_time,
+    parts_of_rows,
+    same_class_pairs,
+)
+
+
+class AgainstNegatives(FullPrecisionLoss):
+    """A loss that sees of the negatives of an anchor their log-sum-exp alone.
+
+    Without a tuple some rows of the pairwise matrix are held at a time, with one the whole.
+    """
+
+    def __init__(self, tile: int | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if tile is not None:
+            check_count(1, tile=tile)
+        self.tile = tile
+
+    @abstractmethod
+    def negative_score(self, compared: Tensor) -> Tensor:
+        """Exponent of a negative pair, from its similarity or distance."""
+
+    @abstractmethod
+    def pair_losses(self, compared: Tensor, log_negatives: Tensor) -> Tensor:
+        """(P,) from the similarity or distance of each pair and its anchor's log-sum-exp."""
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> LossDict:
+        compared = comparison(self.distance, embeddings, ref_emb)
+        if indices_tuple is not None:
+            i, j, losses = self._of_list(compared, indices_tuple)
+        else:
+            labels, ref_labels = required_labels(labels, ref_labels)
+            i, j, losses = self._of_labels(compared, labels, ref_labels)
+        if len(i) == 0:
+            return self.zero_losses()  # type: ignore[no-any-return]
+        return {"loss": per_pair(losses, i, j, "pos_pair")}
+
+    def _of_list(
+        self, compared: Comparison, indices_tuple: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        query, ref, matrix, _ = compared
+        i, j, k, l = listed_pairs(indices_tuple, query.device)  # noqa: E741
+        whole = matrix(query, ref)  # (B, R)
+        score = self.negative_score(whole[k, l])  # (N,)
+        log_negatives = segment_logsumexp(score, k, len(query))  # (B,)
+        return i, j, self.pair_losses(whole[i, j], log_negatives[i])
+
+    def _of_labels(
+        self, compared: Comparison, labels: Tensor, ref_labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        query, ref, matrix, by_rows = compared
+        pairs = same_class_pairs(labels, ref_labels, without_self=ref is query)
+        lines = lines_at_a_time(self.tile, len(ref), query.device) if by_rows else len(query)
+
+        def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
+            some = matrix(x, y)  # (rows, R)
+            negative = labels[part.rows, None] != ref_labels
+            log_negatives = masked_logsumexp(self.negative_score(some), negative)  # (rows,)
+            row = pairs.i[part.items] - part.rows.start
+            return self.pair_losses(some[row, pairs.j[part.items]], log_negatives[row])
+
+        losses = in_parts(block, query, ref, parts_of_rows(pairs.starts, lines))
+        return pairs.i, pairs.j, losses
+
+    def get_default_distance(self) -> CosineSimilarity:
+        return CosineSimilarity()

@@ -1,0 +1,57 @@
+"""NT-Xent loss: a drop-in for pytorch-metric-learning's, at memory linear in the batch."""
+
+from typing import Any
+
+from torch import Tensor
+
+from pml_extras._checks import check_positive
+from pml_extras.functional.ntxent import ntxent
+from pml_extras.losses._against_negatives import AgainstNegatives
+
+
+class NTXentLoss(AgainstNegatives):
+    r"""Each positive pair as one class among itself and all negatives of its anchor.
+
+    Formula and source: :func:`pml_extras.functional.ntxent`, with :math:`s = -d` for a distance.
+
+    A drop-in for ``pytorch_metric_learning.losses.NTXentLoss``, equal to it in value and gradient.
+
+    ========= ================ ========== =========
+    Distances A tuple          References Reduction
+    ========= ================ ========== =========
+    any       lists its pairs  accepted   pos_pair
+    ========= ================ ========== =========
+
+    Args:
+        temperature: :math:`\tau > 0`, in the unit of the similarity or distance.
+        tile: rows of the pairwise matrix that are held at a time; None chooses by size and device.
+        **kwargs: pml's ``distance`` (default ``CosineSimilarity()``), ``reducer`` (default
+            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+
+    A miner's tuple: (a1, p) are the positive pairs, (a2, n) negatives of the anchor a2; a pair
+    listed twice counts twice. References (``ref_emb``) are the other side of the pairs.
+
+    Memory: O(B D + tile R + P) for P positive pairs. With a tuple, and with a distance that is not
+    one of pml's own, the whole (B, R) matrix is held.
+
+    Output: "pos_pair", one loss a positive pair, shape (P,); both orders of a pair are listed.
+
+    Departures from pml 2.9.0: a loss beyond 87 in float32 (708 in float64) goes on with its
+    gradient (pml: constant); a tuple of one pair is computed (pml: 0); gradients of nearly
+    coincident points are right with ``LpDistance``.
+
+    Raises:
+        ValueError: an argument out of its range, or the batch has neither labels nor a tuple.
+    """
+
+    def __init__(self, temperature: float = 0.07, tile: int | None = None, **kwargs: Any) -> None:
+        super().__init__(tile, **kwargs)
+        check_positive(temperature=temperature)
+        self.temperature = temperature
+        self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
+
+    def negative_score(self, compared: Tensor) -> Tensor:
+        return (compared if self.distance.is_inverted else -compared) / self.temperature
+
+    def pair_losses(self, compared: Tensor, log_negatives: Tensor) -> Tensor:
+        return ntxent(self.negative_score(compared), log_negatives)

@@ -1,0 +1,274 @@
+"""NTXentLoss and TupletMarginLoss."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_metric_learning import distances, losses, miners, reducers
+
+from pml_extras.losses import NTXentLoss, TupletMarginLoss
+from tests.oracles import against_negatives as oracle
+from tests.strategies import batches, batches_with_references, listed, rows
+
+BOTH = pytest.mark.parametrize("name", ["NTXentLoss", "TupletMarginLoss"])
+OURS = {"NTXentLoss": NTXentLoss, "TupletMarginLoss": TupletMarginLoss}
+THEIRS = {"NTXentLoss": losses.NTXentLoss, "TupletMarginLoss": losses.TupletMarginLoss}
+TILES = st.sampled_from((None, 1, 2, 3))
+UPSTREAM = torch.linspace(0.5, 2.0, 64, dtype=torch.float64)
+CASES = {  # loss, its pair loss and similarity
+    "NTXentLoss": (
+        partial(NTXentLoss, 0.3),
+        partial(oracle.ntxent, temperature=0.3),
+        oracle.cosine,
+    ),
+    "NTXentLoss of distances": (
+        partial(NTXentLoss, 0.5, distance=distances.LpDistance(normalize_embeddings=False)),
+        partial(oracle.ntxent, temperature=0.5),
+        lambda a, b: -oracle.euclidean(a, b),
+    ),
+    "TupletMarginLoss": (
+        partial(TupletMarginLoss, 20, 8),
+        partial(oracle.tuplet, margin=math.radians(20), scale=8),
+        oracle.cosine,
+    ),
+}
+CASE = pytest.mark.parametrize("case", CASES)
+
+
+def scalars(x):
+    """Rows of 0-dim tensors, for the loops of the oracle."""
+    return [list(row.unbind()) for row in x.unbind()]
+
+
+def assert_same(actual, expected, leaves):
+    """Values, and gradients under one upstream weight each."""
+    if isinstance(actual, int):
+        assert actual == 0
+        assert not expected
+        return
+    expected = torch.stack(expected)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    w = UPSTREAM[: len(expected)]
+    grads = torch.autograd.grad((w * actual).sum(), leaves)
+    attached = (w * expected).sum() + sum(0 * leaf.sum() for leaf in leaves)
+    for leaf, grad, want in zip(leaves, grads, torch.autograd.grad(attached, leaves), strict=True):
+        size = leaf.detach().norm(dim=1, keepdim=True)
+        size = torch.where(size > 0, size, 1.0)  # a gradient of unit rows scales with 1 / length
+        torch.testing.assert_close(grad * size, want * size, rtol=1e-10, atol=1e-9)
+
+
+@CASE
+@given(batch=batches(), tile=TILES)
+def test_batch_agrees_with_the_equation(case, batch, tile):
+    make, pair_loss, similarity = CASES[case]
+    x, y = batch
+    x.requires_grad_()
+    of = oracle.of_labels
+    pairs, expected = of(
+        pair_loss, similarity, scalars(x), y.tolist(), scalars(x), y.tolist(), same=True
+    )
+    loss = make(tile=tile, reducer=reducers.DoNothingReducer())(x, y)["loss"]
+    assert_same(loss["losses"], expected, [x])
+    if pairs:
+        assert loss["reduction_type"] == "pos_pair"
+        assert list(zip(*(i.tolist() for i in loss["indices"]), strict=True)) == pairs
+
+
+@CASE
+@given(batch=batches_with_references(), tile=TILES)
+def test_references_are_the_other_side_of_the_pairs(case, batch, tile):
+    make, pair_loss, similarity = CASES[case]
+    x, y, ref, ref_y = batch
+    x.requires_grad_()
+    ref.requires_grad_()
+    _, expected = oracle.of_labels(
+        pair_loss, similarity, scalars(x), y.tolist(), scalars(ref), ref_y.tolist(), same=False
+    )
+    loss = make(tile=tile, reducer=reducers.DoNothingReducer())(x, y, None, ref, ref_y)["loss"]
+    assert_same(loss["losses"], expected, [x, ref])
+
+
+@CASE
+@given(data=st.data(), with_ref=st.booleans())
+def test_list_of_a_miner_counts_what_it_lists(case, data, with_ref):
+    make, pair_loss, similarity = CASES[case]
+    num, num_ref, size = (data.draw(st.integers(1, 6)) for _ in range(3))
+    x = data.draw(rows(num, size)).requires_grad_()
+    ref = data.draw(rows(num_ref, size)).requires_grad_() if with_ref else x
+    pairs = data.draw(listed(num, len(ref)))
+    expected = oracle.of_list(
+        pair_loss, similarity, scalars(x), scalars(ref), [p.tolist() for p in pairs]
+    )
+    args = (x, None, pairs, ref) if with_ref else (x, None, pairs)
+    loss = make(reducer=reducers.DoNothingReducer())(*args)["loss"]
+    assert_same(loss["losses"], expected, [x, ref] if with_ref else [x])
+
+
+class Halved(distances.CosineSimilarity):
+    """Somebody's distance, which our tiles know nothing of."""
+
+    def compute_mat(self, query_emb, ref_emb):
+        return super().compute_mat(query_emb, ref_emb) / 2
+
+
+COSINES = {
+    "cosine": distances.CosineSimilarity(),
+    "squared cosine": distances.CosineSimilarity(power=2),
+    "half a cosine": Halved(),
+}
+DISTANCES = {
+    **COSINES,
+    "dot product": distances.DotProductSimilarity(normalize_embeddings=False),
+    "l2": distances.LpDistance(),
+    "squared l2": distances.LpDistance(power=2),
+    "l1": distances.LpDistance(p=1),
+    "snr": distances.SNRDistance(),
+    "snr of raw rows": distances.SNRDistance(normalize_embeddings=False),
+}
+MINERS = {
+    "all pairs": None,
+    "multi similarity": miners.MultiSimilarityMiner(),
+    "batch hard": miners.BatchHardMiner(),
+    "all triplets": miners.TripletMarginMiner(type_of_triplets="all"),
+    "pair margin": miners.PairMarginMiner(pos_margin=0.2, neg_margin=1.45),
+}
+
+
+def uneven(size=12):
+    y = torch.arange(5).repeat_interleave(torch.tensor([3, 5, 2, 1, 7]))
+    x = torch.randn(len(y), size, dtype=torch.float64, requires_grad=True)
+    return x, y[torch.randperm(len(y))]
+
+
+@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("tile", [None, 4])
+@pytest.mark.parametrize(
+    ("name", "distance"),
+    [*(("NTXentLoss", d) for d in DISTANCES), *(("TupletMarginLoss", d) for d in COSINES)],
+)
+def test_equal_to_pml(name, distance, miner, tile):
+    x, y = uneven()
+    mined = MINERS[miner](x, y) if MINERS[miner] else None
+    hyper = {"temperature": 1.7} if name == "NTXentLoss" else {"margin": 11, "scale": 9}
+    options = {**hyper, "distance": DISTANCES[distance], "reducer": reducers.DoNothingReducer()}
+    ours = OURS[name](tile=tile, **options)(x, y, mined)["loss"]
+    theirs = THEIRS[name](**options)(x, y, mined)["loss"]
+    for mine, other in zip(ours["indices"], theirs["indices"], strict=True):
+        assert torch.equal(mine, other)
+    weight = torch.rand(len(ours["losses"]), dtype=torch.float64)
+    values = ours["losses"], theirs["losses"].reshape(-1)
+    assert values[0].median() > 0.1
+    torch.testing.assert_close(*values, rtol=1e-10, atol=1e-10)
+    grads = [torch.autograd.grad((weight * v).sum(), x)[0] for v in values]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-10, atol=1e-10)
+
+
+@BOTH
+@pytest.mark.parametrize("tile", [None, 4])
+@pytest.mark.parametrize(
+    "reducer", [None, reducers.SumReducer(), reducers.AvgNonZeroReducer()], ids=str
+)
+def test_defaults_and_references_equal_pml(name, tile, reducer):
+    x, y = uneven()
+    ref, ref_y = uneven()
+    for args in ((x, y), (x, y, None, ref, ref_y)):
+        ours = OURS[name](tile=tile, reducer=reducer)(*args)
+        theirs = THEIRS[name](reducer=reducer)(*args)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+        leaves = [t for t in (x, ref) if any(t is a for a in args)]
+        for mine, other in zip(
+            torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True
+        ):
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+
+@BOTH
+def test_class_weights_apply_to_pairs(name):
+    x, y = uneven()
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.0], dtype=torch.float64)
+    reduced = OURS[name](reducer=reducers.ClassWeightedReducer(weights))(x, y)
+    loss = OURS[name](reducer=reducers.DoNothingReducer())(x, y)["loss"]
+    expected = (loss["losses"] * weights[y[loss["indices"][0]]]).mean()
+    torch.testing.assert_close(reduced, expected)
+
+
+@BOTH
+def test_without_negatives_it_is_an_attached_zero(name):
+    x = torch.randn(6, 3, requires_grad=True)
+    for tile in (None, 2):
+        loss = OURS[name](tile=tile)(x, torch.zeros(6, dtype=torch.int64))
+        assert loss == 0
+        (grad,) = torch.autograd.grad(loss, x)
+        assert (grad == 0).all()
+
+
+def test_a_loss_beyond_the_smallest_number_keeps_its_gradient():
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [1.0, 0.1]], requires_grad=True)
+    loss = NTXentLoss(temperature=0.01)(x, torch.tensor([0, 0, 1]))
+    loss.backward()
+    assert loss > 100
+    assert (x.grad[0] != 0).any()
+
+
+def test_coincident_positives_of_a_tuplet_are_finite():
+    x = torch.randn(4, 3).repeat_interleave(2, dim=0).requires_grad_()
+    y = torch.arange(8) // 2
+    loss = TupletMarginLoss()(x, y)
+    loss.backward()
+    assert x.grad.isfinite().all()
+    cosines = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
+    negative = torch.where(y[:, None] != y, 64 * cosines, -torch.inf).logsumexp(1)
+    expected = torch.nn.functional.softplus(negative - 64 * math.cos(math.radians(5.73))).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mined", [False, True])
+def test_angles_are_recorded_as_in_pml(mined):
+    x, y = uneven()
+    pairs = miners.MultiSimilarityMiner()(x, y) if mined else None
+    ours, theirs = TupletMarginLoss(collect_stats=True), losses.TupletMarginLoss(collect_stats=True)
+    ours(x, y, pairs), theirs(x, y, pairs)
+    assert ours.margin == theirs.margin
+    for stat in ("avg_pos_angle", "avg_neg_angle"):
+        assert getattr(ours, stat) == pytest.approx(getattr(theirs, stat), abs=1e-10)
+        assert getattr(ours, stat) > 30
+
+
+def test_another_distance_than_the_cosine_is_refused():
+    with pytest.raises(ValueError, match=r"^distance: expected CosineSimilarity; got LpDistance"):
+        TupletMarginLoss(distance=distances.LpDistance())
+
+
+@BOTH
+@pytest.mark.parametrize("tile", [0, 1.5, -1])
+def test_a_tile_that_is_no_number_of_rows_is_refused(name, tile):
+    with pytest.raises(ValueError, match=r"^tile: expected an integer >= 1"):
+        OURS[name](tile=tile)
+
+
+@BOTH
+def test_half_rows_are_computed_in_float32(name):
+    x, y = uneven()
+    for dtype in (torch.float16, torch.bfloat16):
+        half = x.detach().to(dtype).requires_grad_()
+        full = half.detach().float().requires_grad_()
+        losses_ = [OURS[name](tile=4)(rows_, y) for rows_ in (half, full)]
+        assert torch.equal(*losses_)
+        of_half, of_full = (
+            torch.autograd.grad(v, r)[0] for v, r in zip(losses_, (half, full), strict=True)
+        )
+        assert torch.equal(of_half, of_full.to(dtype))
+
+
+@BOTH
+def test_backward_of_tiles_does_not_see_autocast(name):
+    x, y = uneven()
+    x = x.detach().float().requires_grad_()
+    loss = OURS[name](tile=4)(x, y)
+    (expected,) = torch.autograd.grad(loss, x, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (actual,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(actual, expected)
