@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pml_extras._checks import check_count
 from pml_extras.functional.precision import no_autocast
@@ -105,8 +104,8 @@ Part(rows=slice(2, 3, None), items=slice(4, 7, None))]
 def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tensor:
     """``block`` over one part after the other, each computed again in the backward pass.
 
-    A single part, all of x, is left to autograd: nothing is computed twice, and it can be
-    differentiated twice, where several parts can be once.
+    A single part, all of x, is left to autograd: nothing is computed twice. A gradient that is
+    itself differentiated (``create_graph=True``) holds all parts.
 
     Args:
         block: what each part gives; gradients flow to its first two arguments alone.
@@ -131,10 +130,16 @@ class _InParts(torch.autograd.Function):
         return torch.cat([block(x[part.rows], y, part) for part in parts])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
-        x, y = (tensor.detach() for tensor in ctx.saved_tensors)
         of_x, of_y = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():  # this gradient is to be differentiated: hold every part
+            sides = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]  # x may be y
+            value = torch.cat([ctx.block(sides[0][p.rows], sides[1], p) for p in ctx.parts])
+            wanted = [side for side, of in zip(sides, (of_x, of_y), strict=True) if of]
+            grads = list(torch.autograd.grad(value, wanted, grad, create_graph=True))
+            second = grads.pop() if of_y else None
+            return None, None, grads.pop() if of_x else None, second
+        x, y = (tensor.detach() for tensor in ctx.saved_tensors)
         grad_x, grad_y = (torch.zeros_like(t) if of else None for t, of in ((x, of_x), (y, of_y)))
         y.requires_grad_(of_y)
         for part in ctx.parts:

@@ -29,7 +29,7 @@ class TupletMarginLoss(AgainstNegatives):
     ========= ================ ========== =========
 
     Args:
-        margin: :math:`\beta` in degrees, finite; the attribute holds radians, as pml's.
+        margin: :math:`\beta` in degrees, finite.
         scale: s > 0.
         tile: rows of the pairwise matrix that are held at a time; None chooses by size and device.
         **kwargs: pml's ``distance`` (a ``CosineSimilarity``), ``reducer`` (default
@@ -46,7 +46,8 @@ class TupletMarginLoss(AgainstNegatives):
 
     Departures from pml 2.9.0: losses are a vector (pml's column breaks ``ClassWeightedReducer`` and
     ``PerAnchorReducer``); a positive pair of cosine 1 to rounding has a finite gradient (pml:
-    infinite or NaN); a tuple of one pair is computed (pml: 0).
+    infinite or NaN); a tuple of one pair is computed (pml: 0); the attribute ``margin`` holds
+    degrees, as given (pml: radians).
 
     Raises:
         ValueError: an argument out of its range, another distance than the cosine, or the batch
@@ -60,7 +61,7 @@ class TupletMarginLoss(AgainstNegatives):
         require_distance(self.distance, CosineSimilarity)
         check_finite(margin=margin)
         check_positive(scale=scale)
-        self.margin = math.radians(margin)
+        self.margin = margin
         self.scale = scale
         self.add_to_recordable_attributes(list_of_names=["margin", "scale"], is_stat=False)
         self.add_to_recordable_attributes(
@@ -83,7 +84,8 @@ class TupletMarginLoss(AgainstNegatives):
         return self.scale * compared
 
     def pair_losses(self, compared: Tensor, log_negatives: Tensor) -> Tensor:
-        return tuplet_margin(compared, log_negatives, margin=self.margin, scale=self.scale)
+        margin = math.radians(self.margin)
+        return tuplet_margin(compared, log_negatives, margin=margin, scale=self.scale)
 
     @torch.no_grad()
     def _record_angles(
