@@ -26,6 +26,7 @@ from pml_extras.functional.potential_field import (
     dense_potential_field_energy,
     potential_field_energy,
 )
+from pml_extras.functional.ranking import pnp, smooth_precision, soft_count
 from pml_extras.functional.smoothed_cross_entropy import smoothed_cross_entropy, smoothing_over_all
 from pml_extras.functional.snr import snr_distance
 from pml_extras.functional.tuplet_margin import tuplet_margin
@@ -54,13 +55,16 @@ __all__ = [
     "minimum_norm_weights",
     "neighbour_attention",
     "ntxent",
+    "pnp",
     "potential_field_energy",
     "ridge_regressor",
     "scale_factors",
     "segment_logsumexp",
+    "smooth_precision",
     "smoothed_cross_entropy",
     "smoothing_over_all",
     "snr_distance",
+    "soft_count",
     "sum_pooling_plan",
     "sum_pooling_weights",
     "tuplet_margin",

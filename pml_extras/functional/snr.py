@@ -34,7 +34,7 @@ def snr_distance(x: Tensor, y: Tensor) -> Tensor:
     pytorch-metric-learning, a division by 0).
 
     >>> snr_distance(torch.tensor([[1.0, -1.0]]), torch.tensor([[2.0, 0.0], [4.0, -4.0]]))
-    tensor([[0., 9.]])
+    tensor([[0.0000, 9.0000]])
     """
     check_rows(x=x, y=y)
     centred = _centred(x)

@@ -8,7 +8,9 @@ from pml_extras.losses.intra_batch_connections import IntraBatchConnectionsLoss
 from pml_extras.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 from pml_extras.losses.loss_ensemble import WeightedLossEnsemble
 from pml_extras.losses.ntxent import NTXentLoss
+from pml_extras.losses.pnp import PNPLoss
 from pml_extras.losses.potential_field import PotentialFieldLoss
+from pml_extras.losses.smooth_ap import SmoothAPLoss
 from pml_extras.losses.smoothed_proxy_nca import SmoothedProxyNCALoss
 from pml_extras.losses.tuplet_margin import TupletMarginLoss
 from pml_extras.losses.zabihzadeh_ensemble import zabihzadeh_ensemble, zabihzadeh_param_groups
@@ -23,7 +25,9 @@ __all__ = [
     "IntraBatchConnectionsLoss",
     "LiftedStructureLoss",
     "NTXentLoss",
+    "PNPLoss",
     "PotentialFieldLoss",
+    "SmoothAPLoss",
     "SmoothedProxyNCALoss",
     "TupletMarginLoss",
     "WeightedLossEnsemble",

@@ -219,6 +219,33 @@ LOSSES = {
     "TupletMarginLoss by tiles": Entry(
         losses.TupletMarginLoss, {"tile": 3}, {"out_of_range": {"scale": -1.0}}
     ),
+    "SmoothAPLoss": Entry(
+        losses.SmoothAPLoss,
+        check={"out_of_range": {"temperature": 0.0, "tile": 0, "distance": LpDistance()}},
+    ),
+    "SmoothAPLoss by tiles": Entry(
+        losses.SmoothAPLoss,
+        {"temperature": 0.1, "tile": 5},
+        {"out_of_range": {"temperature": math.nan}},
+    ),
+    "PNPLoss": Entry(
+        losses.PNPLoss,
+        check={
+            "out_of_range": {
+                "b": 0.0,
+                "alpha": -1.0,
+                "anneal": 0.0,
+                "variant": "Dx",
+                "tile": 0,
+                "distance": LpDistance(),
+            }
+        },
+    ),
+    "PNPLoss by tiles": Entry(
+        losses.PNPLoss,
+        {"anneal": 0.1, "variant": "Dq", "tile": 5},
+        {"out_of_range": {"b": math.inf}},
+    ),
     "LiftedStructureLoss": Entry(losses.LiftedStructureLoss, check={"out_of_range": _MARGINS}),
     "GeneralizedLiftedStructureLoss": Entry(
         losses.GeneralizedLiftedStructureLoss, check={"out_of_range": _MARGINS}
