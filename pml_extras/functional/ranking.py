@@ -48,10 +48,10 @@ def smooth_precision(positives: Tensor, negatives: Tensor, score: Tensor, row: T
 
     >>> ranks = torch.tensor([[5.0, -5.0]]), torch.tensor([[0.0]])
     >>> smooth_precision(*ranks, torch.tensor([5.0, -5.0]), torch.tensor([0, 0]))
-    tensor([0.9934, 0.6678])
+    tensor([0.9934, 0.6682])
     """
     before = 0.5 + soft_count(positives, score, row)  # j itself counts 1/2 of its 1
-    return before / (before + soft_count(negatives, score, row))
+    return 1 / (1 + soft_count(negatives, score, row) / before)
 
 
 def pnp(before: Tensor, *, variant: str, alpha: float, b: float) -> Tensor:

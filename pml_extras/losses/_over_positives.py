@@ -28,8 +28,8 @@ def mean_over_positives(
     *,
     temperature: float,
     tile: int | None,
-) -> Tensor:
-    """(B,) mean of a value over the rows of each row's class, itself among them.
+) -> tuple[Tensor, Tensor]:
+    """(B,) mean of a value over the rows of each row's class, itself among them; (B,) their number.
 
     ``tile`` positives at a time are held beside all rows, whatever the sizes of the classes.
     """
@@ -52,4 +52,4 @@ def mean_over_positives(
 
     lines = lines_at_a_time(tile, num, device) if by_rows else len(j)
     values = in_parts(block, rows, ref, parts_of_items(starts, lines))  # (P,)
-    return values.new_zeros(num).index_add(0, pairs.i, values) / counts
+    return values.new_zeros(num).index_add(0, pairs.i, values) / counts, counts

@@ -10,7 +10,7 @@ from pml_extras._distances import require_distance
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
-    per_anchor,
+    per_element,
     refuse_references,
     required_labels,
 )
@@ -49,7 +49,8 @@ class PNPLoss(FullPrecisionLoss):
     Memory: O(B D + tile B + P) for P = sum of squared class sizes; with a subclass of
     ``CosineSimilarity`` O(P B).
 
-    Output: "element", one loss a row of the batch, shape (B,).
+    Output: "element", one loss a row that is not alone in its class, with the positions of these;
+    a row alone is a negative of others only.
 
     Departures from pml 2.9.0: one loss a row, which any reducer may take (pml: their mean, already
     reduced); a float16 batch has a finite gradient; numbers out of their ranges are refused.
@@ -100,16 +101,18 @@ class PNPLoss(FullPrecisionLoss):
             before = soft_count(negatives, score, row)
             return pnp(before, variant=self.variant, alpha=self.alpha, b=self.b)
 
-        return per_anchor(
-            mean_over_positives(
-                penalty,
-                self.distance,
-                embeddings,
-                labels,
-                temperature=self.anneal,
-                tile=self.tile,
-            )
+        means, counts = mean_over_positives(
+            penalty,
+            self.distance,
+            embeddings,
+            labels,
+            temperature=self.anneal,
+            tile=self.tile,
         )
+        (together,) = (counts > 1).nonzero(as_tuple=True)
+        if len(together) == 0:
+            return self.zero_losses()  # type: ignore[no-any-return]
+        return {"loss": {**per_element(means[together]), "indices": together}}
 
     def get_default_distance(self) -> CosineSimilarity:
         return CosineSimilarity()

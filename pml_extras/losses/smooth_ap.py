@@ -79,7 +79,7 @@ class SmoothAPLoss(FullPrecisionLoss):
     ) -> LossDict:
         refuse_references(embeddings, ref_emb, "Smooth-AP ranks the rows of one batch.")
         labels, _ = required_labels(labels, ref_labels)
-        precision = mean_over_positives(
+        precision, _ = mean_over_positives(
             smooth_precision,
             self.distance,
             embeddings,

@@ -12,7 +12,7 @@ def smooth_ap(sim, labels, temperature):
     out = []
     for i, row in enumerate(sim):
         positives = [j for j in range(len(row)) if labels[j] == labels[i]]
-        total = 0
+        total = 0 * row[i]
         for j in positives:
             in_positives = 1 + sum(higher(row[k], row[j], temperature) for k in positives if k != j)
             in_all = 1 + sum(higher(row[k], row[j], temperature) for k in range(len(row)) if k != j)
@@ -37,7 +37,7 @@ def pnp(sim, labels, temperature, variant, alpha, b):
     for i, row in enumerate(sim):
         positives = [j for j in range(len(row)) if labels[j] == labels[i]]
         negatives = [n for n in range(len(row)) if labels[n] != labels[i]]
-        total = 0
+        total = 0 * row[i]
         for j in positives:
             before = sum((higher(row[n], row[j], temperature) for n in negatives), start=0 * row[j])
             total = total + penalty(before, variant, alpha, b)
