@@ -79,6 +79,16 @@ PAIRS: dict[str, Pair] = {
         pml.GeneralizedLiftedStructureLoss,
         "GeneralizedLiftedStructureLoss",
     ),
+    **{
+        name: Pair(getattr(ours, name), getattr(pml, name), name)
+        for name in (
+            "NTXentLoss",
+            "TupletMarginLoss",
+            "PNPLoss",
+            "SmoothAPLoss",
+            "SignalToNoiseRatioContrastiveLoss",
+        )
+    },
     "PotentialFieldLoss": Pair(
         lambda: ours.PotentialFieldLoss(CLASSES, DIM, reduction="batch_mean"),
         lambda: pml.SoftTripleLoss(CLASSES, DIM, centers_per_class=15),

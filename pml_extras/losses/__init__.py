@@ -10,6 +10,7 @@ from pml_extras.losses.loss_ensemble import WeightedLossEnsemble
 from pml_extras.losses.ntxent import NTXentLoss
 from pml_extras.losses.pnp import PNPLoss
 from pml_extras.losses.potential_field import PotentialFieldLoss
+from pml_extras.losses.signal_to_noise_ratio import SignalToNoiseRatioContrastiveLoss
 from pml_extras.losses.smooth_ap import SmoothAPLoss
 from pml_extras.losses.smoothed_proxy_nca import SmoothedProxyNCALoss
 from pml_extras.losses.tuplet_margin import TupletMarginLoss
@@ -27,6 +28,7 @@ __all__ = [
     "NTXentLoss",
     "PNPLoss",
     "PotentialFieldLoss",
+    "SignalToNoiseRatioContrastiveLoss",
     "SmoothAPLoss",
     "SmoothedProxyNCALoss",
     "TupletMarginLoss",

@@ -246,6 +246,10 @@ LOSSES = {
         {"anneal": 0.1, "variant": "Dq", "tile": 5},
         {"out_of_range": {"b": math.inf}},
     ),
+    "SignalToNoiseRatioContrastiveLoss": Entry(
+        losses.SignalToNoiseRatioContrastiveLoss,
+        check={"out_of_range": {**_MARGINS, "distance": LpDistance()}},
+    ),
     "LiftedStructureLoss": Entry(losses.LiftedStructureLoss, check={"out_of_range": _MARGINS}),
     "GeneralizedLiftedStructureLoss": Entry(
         losses.GeneralizedLiftedStructureLoss, check={"out_of_range": _MARGINS}
