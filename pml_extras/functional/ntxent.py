@@ -28,8 +28,8 @@ def ntxent(positive: Tensor, log_negatives: Tensor) -> Tensor:
         ValueError: the two are not vectors of one length.
 
     Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS
-    2016, Eq. 6 and Chen et al., "A Simple Framework for Contrastive Learning of Visual
-    Representations", ICML 2020, Eq. 1, https://arxiv.org/abs/2002.05709. Departure, that of
+    2016, and Chen et al., "A Simple Framework for Contrastive Learning of Visual
+    Representations", ICML 2020, https://arxiv.org/abs/2002.05709. Departure, that of
     pytorch-metric-learning: the other positives of an anchor are not in the denominator of a pair.
 
     >>> import torch
@@ -37,4 +37,4 @@ def ntxent(positive: Tensor, log_negatives: Tensor) -> Tensor:
     tensor([0.6931, 0.0000])
     """
     check_vector(len(positive), log_negatives=log_negatives)
-    return -logsigmoid(positive - log_negatives)
+    return 0.0 - logsigmoid(positive - log_negatives)  # 0.0, where a minus sign gives -0.0

@@ -114,7 +114,7 @@ def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tenso
         parts: in the order of their items, which they cover without overlap.
 
     Returns:
-        (items,) in the order of the parts. Memory: that of the largest part, and O(B D + R D).
+        (items,) in the order of the parts and the dtype of x. Memory: that of the largest part, and O(B D + R D).
     """
     if len(parts) == 1:
         return block(x, y, parts[0])
@@ -127,7 +127,10 @@ class _InParts(torch.autograd.Function):
     def forward(ctx: Any, block: Block, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
         ctx.block, ctx.parts = block, parts
         ctx.save_for_backward(x, y)
-        return torch.cat([block(x[part.rows], y, part) for part in parts])
+        result = x.new_empty(parts[-1].items.stop)  # small results kept between large tiles would
+        for part in parts:  # leave gaps in the heap that no tile fits into: gigabytes
+            result[part.items] = block(x[part.rows], y, part)
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:

@@ -59,7 +59,7 @@ def tuplet_margin(cosine: Tensor, log_negatives: Tensor, *, margin: float, scale
     Raises:
         ValueError: the two are not vectors of one length, or a number is out of its range.
 
-    Source: Yu and Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019, Eq. 3 and 5.
+    Source: Yu and Tao, "Deep Metric Learning with Tuplet Margin Loss", ICCV 2019.
     Departure, that of pytorch-metric-learning: the tuplet of a pair has all negatives of its
     anchor, where the paper draws one a class.
 
@@ -68,4 +68,5 @@ def tuplet_margin(cosine: Tensor, log_negatives: Tensor, *, margin: float, scale
     """
     check_vector(len(cosine), log_negatives=log_negatives)
     check_positive(scale=scale)
-    return -logsigmoid(scale * slack_cosine(cosine, margin=margin) - log_negatives)
+    positive = scale * slack_cosine(cosine, margin=margin)
+    return 0.0 - logsigmoid(positive - log_negatives)  # 0.0, where a minus sign gives -0.0

@@ -114,3 +114,9 @@ def test_lines_are_chosen_by_size_unless_given():
     assert lines_at_a_time(None, 2**40, cpu) == 1
     assert lines_at_a_time(None, 512, cpu) == 1024
     assert lines_at_a_time(None, 512, torch.device("cuda")) > 1024
+
+
+def test_rows_compared_with_themselves_may_be_differentiated_twice():
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    parts = parts_of_rows([0, 2, 2, 5, 6, 6], 2)
+    assert torch.autograd.gradgradcheck(lambda a: in_parts(block, a, a, parts), (x,))
