@@ -35,11 +35,17 @@ PAPERS = {
     "SmoothedProxyNCALoss": "[Proxy-NCA, ICCV 2017](https://arxiv.org/abs/1703.07464), smoothed in "
     "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
     "DistancePreservingLoss": "[Ensemble of losses, 2023](https://arxiv.org/abs/2107.01130)",
+    "NTXentLoss": "[SimCLR, ICML 2020](https://arxiv.org/abs/2002.05709)",
+    "TupletMarginLoss": "Tuplet margin, ICCV 2019",
+    "SmoothAPLoss": "[Smooth-AP, ECCV 2020](https://arxiv.org/abs/2007.12163)",
+    "PNPLoss": "[PNP, AAAI 2022](https://arxiv.org/abs/2102.04640)",
+    "SignalToNoiseRatioContrastiveLoss": "[Signal-to-noise ratio, CVPR 2019]"
+    "(https://arxiv.org/abs/1904.02616)",
     "ZeroShotPredictionLoss": GSP,
     "DelayedMemoryLoss": "[Cross-batch memory, CVPR 2020](https://arxiv.org/abs/1912.06798), as in "
     + GSP,
 }
-RECIPE_OF = {
+RECIPE_OF = {  # those that were trained
     "PotentialFieldLoss": "potential_field",
     "LiftedStructureLoss": "lifted_structure_raw",  # the distance of the paper
     "GeneralizedLiftedStructureLoss": "generalized_lifted_structure",
@@ -179,7 +185,7 @@ def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
                 f"cost at {OVERVIEW_ROWS} rows": _cell(ours)
                 + (f" ({shape[0]} images of {shape[1]} places)" if name == POOLING else ""),
                 "nearest of pml": f"{_cell(theirs)} ({nearest[name]})" if theirs else MISSING,
-                "Omniglot Recall@1, %": _recall({**RECIPE_OF, POOLING: "gsp"}[name], measured),
+                "Omniglot Recall@1, %": _recall({**RECIPE_OF, POOLING: "gsp"}.get(name), measured),
             }
         )
     return markdown(table)
@@ -195,7 +201,7 @@ def _cell(record: Mapping[str, float | None] | None) -> str:
     return f"{parts[0]} ms / {parts[1]} MiB"
 
 
-def _recall(recipe: str, measured: Sequence[Selection]) -> str:
+def _recall(recipe: str | None, measured: Sequence[Selection]) -> str:
     for selection in measured:
         for method in selection.methods:
             if method.recipe == recipe:

@@ -250,12 +250,13 @@ def test_the_ways_to_compute_attention_are_what_they_are_called(
     assert (dropouts, explicit) == ([0.0, 0.1], [0.0])
 
 
-def test_every_public_loss_has_a_cost_a_paper_and_a_recipe() -> None:
+def test_every_public_loss_has_a_cost_and_a_paper() -> None:
     from benchmarks.recipes import RECIPES
     from pml_extras import losses
 
     classes = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)}
-    assert classes == set(subjects.PAIRS) == set(costs.PAPERS) == set(costs.RECIPE_OF)
+    assert classes == set(subjects.PAIRS) == set(costs.PAPERS)
+    assert set(costs.RECIPE_OF) <= classes
     assert set(costs.RECIPE_OF.values()) <= set(RECIPES)
 
 
