@@ -114,7 +114,8 @@ def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tenso
         parts: in the order of their items, which they cover without overlap.
 
     Returns:
-        (items,) in the order of the parts and the dtype of x. Memory: that of the largest part, and O(B D + R D).
+        (items,) in the order of the parts, in the dtype of x. Memory: that of the largest part, and
+        O(B D + R D).
     """
     if len(parts) == 1:
         return block(x, y, parts[0])

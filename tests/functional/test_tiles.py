@@ -120,3 +120,8 @@ def test_rows_compared_with_themselves_may_be_differentiated_twice():
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     parts = parts_of_rows([0, 2, 2, 5, 6, 6], 2)
     assert torch.autograd.gradgradcheck(lambda a: in_parts(block, a, a, parts), (x,))
+    loss = in_parts(block, x, x, parts).sum()
+    first = [
+        torch.autograd.grad(loss, x, create_graph=bool(c), retain_graph=True)[0] for c in (0, 1)
+    ]
+    torch.testing.assert_close(*first)
