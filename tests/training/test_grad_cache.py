@@ -228,6 +228,25 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         epoch(cached(**arguments))
 
 
+def test_the_optimizer_of_what_is_frozen_does_not_step_whatever_else_it_holds():
+    embedder = nn.Linear(6, SIZE)
+    start = embedder.weight.detach().clone()
+    trainer = GradCache(
+        models={"trunk": nn.Identity(), "embedder": embedder},
+        optimizers={"trunk_optimizer": torch.optim.SGD(embedder.parameters(), lr=0.1)},
+        batch_size=BATCH,
+        loss_funcs={"metric_loss": pml.ContrastiveLoss()},
+        dataset=Data(torch.float32),
+        data_device="cpu",
+        dataloader_num_workers=0,
+        freeze_these=("trunk",),
+        chunk_size=7,
+    )
+    trainer.train()
+    assert embedder.weight.grad.abs().max() > 0
+    assert torch.equal(embedder.weight, start)
+
+
 def test_a_batch_that_is_no_tensor_is_refused():
     with pytest.raises(ValueError, match="data: expected a tensor of inputs; got dict"):
         epoch(cached(), data_and_label_getter=lambda batch: ({"x": batch[0]}, batch[1]))

@@ -70,15 +70,24 @@ def test_a_pooling_that_starts_between_two_chunks_starts_once():
     assert torch.equal(actual.prototypes, expected.prototypes)
 
 
-def test_two_batches_through_one_network_before_the_loss():
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_batches_through_one_network_before_their_losses(first):
     expected, actual = network(), network()
-    left, right = batch()[0].split(5), batch(31)[0].split(7)
-    torch.manual_seed(7)
-    a, b = one_graph(expected, left), one_graph(expected, right)
-    (a @ b.T).square().mean().backward()
-    torch.manual_seed(7)
-    a, b = cached_embeddings(actual, left), cached_embeddings(actual, right)
-    (a @ b.T).square().mean().backward()
+    batches = batch()[0].split(5), batch(31)[0].split(7)
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        embeddings = [embed(net, chunks) for chunks in batches]
+        square(embeddings[first]).backward()
+        square(embeddings[1 - first]).backward()
+    assert_alike(expected, actual)
+
+
+def test_two_batches_of_one_network_in_one_loss():
+    expected, actual = network(), network()
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        left, right = embed(net, batch()[0].split(5)), embed(net, batch(31)[0].split(7))
+        (left @ right.T).square().mean().backward()
     assert_alike(expected, actual)
 
 
@@ -101,7 +110,9 @@ def test_the_generator_of_a_gpu_is_replayed_too(monkeypatch):
     for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
         torch.manual_seed(7)
         generator.manual_seed(7)
-        square(embed(net, chunks)).backward()
+        z = embed(net, chunks)
+        torch.rand(3, generator=generator)  # as a loss may
+        square(z).backward()
         states.append(generator.get_state())
     assert_alike(expected, actual)
     assert torch.equal(*states)
