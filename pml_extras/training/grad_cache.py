@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pml_extras._checks import check_count, check_rows, refuse
 from pml_extras.functional.precision import at_least_float32
+from pml_extras.pooling import GeneralizedSumPooling
 from pml_extras.training._replay import AutocastState, ModuleState, RandomState, devices_of
 
 
@@ -51,7 +52,8 @@ def cached_embeddings(
 
     Raises:
         ValueError: ``embed`` is no module and ``modules`` is missing; ``chunks`` is one tensor, or
-            empty, or one of them needs a gradient itself; ``embed`` returns another form; in the
+            empty, or one of them needs a gradient itself; ``embed`` returns another form; a
+            ``GeneralizedSumPooling`` has not started, which it would do between chunks; in the
             backward pass, ``create_graph=True``.
 
     What is as in one pass over the chunks with one graph: the gradient, with dropout too; the
@@ -83,6 +85,10 @@ def cached_embeddings(
         p.requires_grad for m in modules for p in m.parameters()
     ):
         return torch.cat([_rows(embed, chunk) for chunk in chunks])
+    for part in (part for module in modules for part in module.modules()):
+        if isinstance(part, GeneralizedSumPooling) and part.training and not part.started:
+            expected, way_out = "its pooling to have started", "Call its start_from first."
+            raise refuse("modules", expected, "one that still averages", way_out)
 
     devices = devices_of(modules, chunks)
     autocast, module_state = AutocastState(devices), ModuleState(modules)

@@ -59,15 +59,13 @@ def test_buffers_that_steer_the_output_are_those_of_the_first_pass(layer):
     assert_alike(*both(net, batch()[0].split(5)))
 
 
-def test_a_pooling_that_starts_between_two_chunks_starts_once():
-    torch.manual_seed(0)
+def test_a_pooling_is_to_start_before():
     layer = GeneralizedSumPooling(2, SIZE, num_prototypes=3, startup_size=8).double()
     chunks = batch()[0].transpose(1, 2).split(5)
-    expected, actual = both(layer, chunks)
-    assert_alike(expected, actual)
-    assert actual.started
-    assert actual.get_extra_state() == expected.get_extra_state()
-    assert torch.equal(actual.prototypes, expected.prototypes)
+    with pytest.raises(ValueError, match=r"^modules: expected its pooling to have started"):
+        cached_embeddings(layer, chunks)
+    layer.start_from(torch.randn(8, SIZE, dtype=torch.float64))
+    assert_alike(*both(layer, chunks))
 
 
 @pytest.mark.parametrize("first", [0, 1])
