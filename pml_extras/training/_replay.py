@@ -50,7 +50,8 @@ class AutocastState:
 class ModuleState:
     """Copies of the buffers and of the extra state of all submodules in training mode.
 
-    Batch norm's running statistics, the vectors of spectral norm. Submodules in eval mode are taken to leave theirs alone.
+    Batch norm's running statistics, the vectors of spectral norm. Submodules in eval mode are taken
+    to leave theirs alone.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
