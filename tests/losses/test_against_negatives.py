@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pytorch_metric_learning import distances, losses, miners, reducers
 
@@ -43,6 +43,14 @@ def scalars(x):
     return [list(row.unbind()) for row in x.unbind()]
 
 
+def assume_angles_that_digits_tell(case, x, ref):
+    """The angle of nearly parallel rows is lost in the rounding of their cosine, in any formula."""
+    if case == "TupletMarginLoss":
+        unit, other = (torch.nn.functional.normalize(y.detach()) for y in (x, ref))
+        squared = 1 - (unit @ other.T).square()
+        assume(not ((squared > 1e-15) & (squared < 1e-6)).any())
+
+
 def assert_same(actual, expected, leaves):
     """Values, and gradients under one upstream weight each."""
     if isinstance(actual, int):
@@ -65,6 +73,7 @@ def assert_same(actual, expected, leaves):
 def test_batch_agrees_with_the_equation(case, batch, tile):
     make, pair_loss, similarity = CASES[case]
     x, y = batch
+    assume_angles_that_digits_tell(case, x, x)
     x.requires_grad_()
     of = oracle.of_labels
     pairs, expected = of(
@@ -82,6 +91,7 @@ def test_batch_agrees_with_the_equation(case, batch, tile):
 def test_references_are_the_other_side_of_the_pairs(case, batch, tile):
     make, pair_loss, similarity = CASES[case]
     x, y, ref, ref_y = batch
+    assume_angles_that_digits_tell(case, x, ref)
     x.requires_grad_()
     ref.requires_grad_()
     _, expected = oracle.of_labels(
@@ -98,6 +108,7 @@ def test_list_of_a_miner_counts_what_it_lists(case, data, with_ref):
     num, num_ref, size = (data.draw(st.integers(1, 6)) for _ in range(3))
     x = data.draw(rows(num, size)).requires_grad_()
     ref = data.draw(rows(num_ref, size)).requires_grad_() if with_ref else x
+    assume_angles_that_digits_tell(case, x, ref)
     pairs = data.draw(listed(num, len(ref)))
     expected = oracle.of_list(
         pair_loss, similarity, scalars(x), scalars(ref), [p.tolist() for p in pairs]
