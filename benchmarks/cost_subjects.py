@@ -80,7 +80,7 @@ PAIRS: dict[str, Pair] = {
         "GeneralizedLiftedStructureLoss",
     ),
     **{
-        name: Pair(getattr(ours, name), getattr(pml, name), name)
+        name: Pair(getattr(ours, name), getattr(pml, name, None), name)  # pml 2.8 lacks one
         for name in (
             "NTXentLoss",
             "TupletMarginLoss",

@@ -190,7 +190,8 @@ def test_the_refined_term_sees_directions_and_the_auxiliary_one_sees_norms(drawn
         assert (along <= 1e-10 * (1 + grad.norm(dim=1) * scaled.norm(dim=1))).all()
     far = torch.tensor(factors)[: len(x)].sub(1).abs() > 0.5
     changed = (after["aux_loss"] - before["aux_loss"]).abs() > 1e-9
-    assert changed[far].all()
+    settled = before["aux_loss"] < 1e-6  # a class as good as certain stays so
+    assert changed[far & ~settled].all()
 
 
 @given(drawn_losses())

@@ -3,11 +3,13 @@
 import copy
 import logging
 
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning import losses as pml
 from pytorch_metric_learning import miners, samplers
 from pytorch_metric_learning.trainers import MetricLossOnly
+from pytorch_metric_learning.utils import common_functions as c_f
 from torch import nn
 
 from pml_extras.training import GradCache
@@ -79,7 +81,7 @@ def epoch(trainer, dtype=torch.float64, without=(), epochs=1, **arguments):
         **arguments,
     )
     torch.manual_seed(1)
-    samplers.m_per_class_sampler.c_f.NUMPY_RANDOM.seed(1)
+    c_f.NUMPY_RANDOM = np.random.default_rng(1)
     trained.train(num_epochs=epochs)
     state = {
         f"{name}.{key}": value.detach().clone()
