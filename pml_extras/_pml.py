@@ -163,6 +163,22 @@ def listed_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pai
     return Pairs(*listed) if len(listed) == 4 else Pairs(listed[0], listed[1], listed[0], listed[2])
 
 
+def pairs_of(
+    indices_tuple: tuple[Tensor, ...] | None,
+    labels: Tensor | None,
+    ref_labels: Tensor | None,
+    device: torch.device,
+    *,
+    ref_is_batch: bool,
+) -> Pairs:
+    """Those that a tuple lists, or without one all of the labels."""
+    if indices_tuple is not None:
+        return listed_pairs(indices_tuple, device)
+    labels, ref_labels = required_labels(labels, ref_labels)
+    masks = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
+    return Pairs(*(index for mask in masks for index in mask.nonzero(as_tuple=True)))
+
+
 def label_masks(labels: Tensor, ref_labels: Tensor, *, ref_is_batch: bool) -> tuple[Tensor, Tensor]:
     """(B, R) bool positive and negative by equality of labels, without self comparisons."""
     positive = labels[:, None] == ref_labels

@@ -10,12 +10,10 @@ from pml_extras._distances import distance_matrix
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
-    label_masks,
-    listed_pairs,
     pair_masks,
+    pairs_of,
     per_element,
     per_pair,
-    required_labels,
 )
 from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
 
@@ -107,13 +105,9 @@ class BinomialDevianceLoss(FullPrecisionLoss):
             pos = mean_binomial_deviance(pull, positive, scale=self.scale_pos)
             neg = mean_binomial_deviance(push, negative, scale=self.scale_neg)
             return {"pos_loss": per_element(pos), "neg_loss": per_element(neg)}
-        if indices_tuple is None:
-            labels, ref_labels = required_labels(labels, ref_labels)
-            positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
-            i, j = positive.nonzero(as_tuple=True)
-            k, l = negative.nonzero(as_tuple=True)  # noqa: E741
-        else:
-            i, j, k, l = listed_pairs(indices_tuple, matrix.device)  # noqa: E741
+        i, j, k, l = pairs_of(  # noqa: E741
+            indices_tuple, labels, ref_labels, matrix.device, ref_is_batch=ref_is_batch
+        )
         loss_dict = self.zero_losses()  # of a kind without pairs
         if len(i) > 0:
             pos = binomial_deviance(pull[i, j], scale=self.scale_pos)  # (P,)

@@ -11,11 +11,8 @@ from pml_extras._distances import distance_matrix, require_distance
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
-    Pairs,
-    label_masks,
-    listed_pairs,
+    pairs_of,
     per_pair,
-    required_labels,
 )
 
 
@@ -74,12 +71,8 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         ref_emb: Tensor,
         ref_labels: Tensor | None,
     ) -> LossDict:
-        if indices_tuple is None:
-            labels, ref_labels = required_labels(labels, ref_labels)
-            masks = label_masks(labels, ref_labels, ref_is_batch=ref_emb is embeddings)
-            pairs = Pairs(*(index for mask in masks for index in mask.nonzero(as_tuple=True)))
-        else:
-            pairs = listed_pairs(indices_tuple, embeddings.device)
+        same = ref_emb is embeddings
+        pairs = pairs_of(indices_tuple, labels, ref_labels, embeddings.device, ref_is_batch=same)
         ratio = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
         loss_dict = self.zero_losses()  # of a kind without pairs
         if len(pairs.i) > 0:

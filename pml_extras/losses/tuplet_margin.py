@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pml_extras._checks import check_finite, check_positive
 from pml_extras._distances import distance_matrix, require_distance
-from pml_extras._pml import LossDict, label_masks, listed_pairs, required_labels
+from pml_extras._pml import LossDict, pairs_of
 from pml_extras.functional.tuplet_margin import tuplet_margin
 from pml_extras.losses._against_negatives import AgainstNegatives
 
@@ -97,13 +97,11 @@ class TupletMarginLoss(AgainstNegatives):
         ref_labels: Tensor | None,
     ) -> None:
         angle = distance_matrix(self.distance, embeddings, ref_emb).clamp(-1, 1).acos().rad2deg()
-        if indices_tuple is None:
-            labels, ref_labels = required_labels(labels, ref_labels)
-            masks = label_masks(labels, ref_labels, ref_is_batch=ref_emb is embeddings)
-            of_positives, of_negatives = (angle[mask] for mask in masks)
-        else:
-            i, j, k, l = listed_pairs(indices_tuple, angle.device)  # noqa: E741
-            of_positives, of_negatives = angle[i, j], angle[k, l]
+        same = ref_emb is embeddings
+        i, j, k, l = pairs_of(  # noqa: E741
+            indices_tuple, labels, ref_labels, angle.device, ref_is_batch=same
+        )
+        of_positives, of_negatives = angle[i, j], angle[k, l]
         if len(of_positives) > 0 and len(of_negatives) > 0:
             self.avg_pos_angle = of_positives.mean().item()
             self.avg_neg_angle = of_negatives.mean().item()
