@@ -1,7 +1,7 @@
 """A statistic of the lines of a pairwise matrix of which only some lines exist at a time."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -99,6 +99,19 @@ Part(rows=slice(2, 3, None), items=slice(4, 7, None))]
         Part(slice(bisect_right(starts, a) - 1, bisect_right(starts, b - 1)), slice(a, b))
         for a, b in pairwise(bounds)
     ]
+
+
+def upper_tiles(size: int, lines: int) -> Iterator[tuple[slice, slice]]:
+    """Tiles (I, J) of a symmetric matrix, J not before I: each unordered pair in one of them.
+
+    >>> list(upper_tiles(3, 2))
+    [(slice(0, 2, None), slice(0, 2, None)), (slice(0, 2, None), slice(2, 3, None)), \
+(slice(2, 3, None), slice(2, 3, None))]
+    """
+    spans = [slice(a, min(a + lines, size)) for a in range(0, size, lines)]
+    for first, rows in enumerate(spans):
+        for cols in spans[first:]:
+            yield rows, cols
 
 
 def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tensor:
