@@ -71,6 +71,17 @@ def distance_matrix(distance: Any, embeddings: Tensor, ref_emb: Tensor) -> Tenso
     return matrix(query, ref)
 
 
+def is_euclidean(distance: Any) -> bool:
+    """Whether it is the 2-norm of a difference, neither a power of it nor a subclass."""
+    return type(distance) is LpDistance and (distance.p, distance.power) == (2, 1)
+
+
+def is_product(distance: Any) -> bool:
+    """Whether it is an inner product of rows, whole or of their directions."""
+    inner = type(distance) in (CosineSimilarity, DotProductSimilarity)
+    return inner and bool(distance.power == 1)
+
+
 def require_distance(distance: Any, kind: type) -> None:
     """Refuse a distance that a formula has no meaning for."""
     if not isinstance(distance, kind):

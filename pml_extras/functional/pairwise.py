@@ -50,6 +50,13 @@ def euclidean_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
     return distance
 
 
+def robust_centre(rows: Tensor) -> Tensor:
+    """(D,) mean of the rows, weighted by 1 / norm: no long row moves it away from all others."""
+    inverse = 1 / rows.norm(dim=1).clamp(min=torch.finfo(rows.dtype).tiny)
+    centre: Tensor = (inverse / inverse.sum()) @ rows
+    return centre
+
+
 def squared_products(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Squared distances by one matrix product, and the sums of both squared norms, each (B, R).
 
@@ -70,15 +77,20 @@ def pair_differences(
         yield part, x.index_select(0, rows[part]) - y.index_select(0, cols[part])
 
 
+def distances_of_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """(P,) Euclidean distance of each row of ``a`` and that of ``b``; no gradient at distance 0."""
+    squared = (a - b).square().sum(dim=1)
+    coincide = squared == 0
+    return squared.masked_fill(coincide, 1.0).sqrt().masked_fill(coincide, 0.0)
+
+
 class _EuclideanDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor | None) -> Tensor:
         other = x if y is None else y
         with no_autocast(x):
-            # D does not see a translation. Differences are taken before it: it rounds. Weights
-            # of 1 / norm keep a single long row from moving the centre away from all others.
-            inverse = 1 / other.norm(dim=1).clamp(min=torch.finfo(other.dtype).tiny)
-            ctx.centre = (inverse / inverse.sum()) @ other
+            # D does not see a translation. Differences are taken before it: it rounds.
+            ctx.centre = robust_centre(other)
             squared, norms = squared_products(
                 x - ctx.centre, None if y is None else y - ctx.centre
             )  # (B, R)

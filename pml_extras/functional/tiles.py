@@ -117,7 +117,7 @@ def upper_tiles(size: int, lines: int) -> Iterator[tuple[slice, slice]]:
 def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tensor:
     """``block`` over one part after the other, each computed again in the backward pass.
 
-    A single part, all of x, is left to autograd: nothing is computed twice. A gradient that is
+    A single part is left to autograd: nothing is computed twice. A gradient that is
     itself differentiated (``create_graph=True``) holds all parts.
 
     Args:
@@ -130,8 +130,11 @@ def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tenso
         (items,) in the order of the parts, in the dtype of x. Memory: that of the largest part, and
         O(B D + R D).
     """
+    if not parts:
+        return x[:0].sum(dim=1)
     if len(parts) == 1:
-        return block(x, y, parts[0])
+        rows = parts[0].rows
+        return block(x if rows == slice(0, len(x)) else x[rows], y, parts[0])
     result: Tensor = _InParts.apply(block, parts, x, y)
     return result
 

@@ -1,12 +1,18 @@
-"""Lifted structure losses: drop-ins for pytorch-metric-learning's, at O(B^2)."""
+"""Lifted structure losses: drop-ins for pytorch-metric-learning's, for large batches."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pml_extras._checks import check_finite
-from pml_extras._distances import distance_matrix
+from pml_extras._checks import check_count, check_finite
+from pml_extras._distances import (
+    Comparison,
+    comparison,
+    distance_matrix,
+    is_euclidean,
+    is_product,
+)
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
@@ -18,24 +24,102 @@ from pml_extras._pml import (
     required_labels,
 )
 from pml_extras.functional.lifted_structure import generalized_lifted_structure, lifted_structure
+from pml_extras.functional.log_negatives import log_negatives
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
+from pml_extras.functional.pairwise import CHUNK_ELEMENTS, distances_of_pairs
+from pml_extras.functional.tiles import Part, in_parts, parts_of_items, same_class_pairs
+
+_MANY_ELEMENTS = 256**2
+"""Elements of the pairwise matrix from which tiles are faster than the whole, and smaller."""
+
+
+class _Pairs(NamedTuple):
+    """Positive pairs of a batch, and the negatives of each row as one number."""
+
+    i: Tensor
+    j: Tensor
+    pull: Tensor
+    """(P,) distance beyond ``pos_margin``."""
+    of_query: Tensor
+    """(B,) log-sum-exp of the distances below ``neg_margin``."""
+    of_ref: Tensor
+    """(R,) the same of each reference over the rows."""
 
 
 class _TwoMargins(FullPrecisionLoss):
-    """The constructor that both losses share."""
+    """The constructor that both losses share, and what they see of a batch with labels."""
 
-    def __init__(self, neg_margin: float = 1, pos_margin: float = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        neg_margin: float = 1,
+        pos_margin: float = 0,
+        tile: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_finite(neg_margin=neg_margin, pos_margin=pos_margin)
+        if tile is not None:
+            check_count(1, tile=tile)
         self.neg_margin = neg_margin
         self.pos_margin = pos_margin
+        self.tile = tile
         self.add_to_recordable_attributes(list_of_names=["neg_margin", "pos_margin"], is_stat=False)
+
+    def _of_labels(
+        self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> _Pairs:
+        labels, ref_labels = required_labels(labels, ref_labels)
+        compared = comparison(self.distance, embeddings, ref_emb)
+        if self._in_tiles(len(embeddings) * len(ref_emb)):
+            return self._of_tiles(compared, labels, ref_labels)
+        ref_is_batch = ref_emb is embeddings
+        matrix = compared.matrix(compared.query, compared.ref)  # (B, R)
+        positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
+        i, j = positive.nonzero(as_tuple=True)  # (P,)
+        push = self.distance.margin(self.neg_margin, matrix)
+        of_query = masked_logsumexp(push, negative)
+        of_ref = of_query if ref_is_batch else masked_logsumexp(push.T, negative.T)
+        return _Pairs(i, j, self.distance.margin(matrix[i, j], self.pos_margin), of_query, of_ref)
+
+    def _in_tiles(self, elements: int) -> bool:
+        if not (is_euclidean(self.distance) or is_product(self.distance)):
+            return False
+        return self.tile is not None or elements >= _MANY_ELEMENTS
+
+    def _of_tiles(self, compared: Comparison, labels: Tensor, ref_labels: Tensor) -> _Pairs:
+        query, ref = compared.query, None if compared.ref is compared.query else compared.ref
+        i, j, starts = same_class_pairs(labels, ref_labels, without_self=ref is None)
+        distances = is_euclidean(self.distance)
+
+        def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
+            a, b = x[i[part.items] - part.rows.start], y[j[part.items]]
+            return distances_of_pairs(a, b) if distances else (a * b).sum(dim=1)
+
+        parts = parts_of_items(starts, max(1, CHUNK_ELEMENTS // query.shape[1]))
+        positives = in_parts(block, query, compared.ref, parts)  # (P,)
+        of_query, of_ref = log_negatives(
+            query,
+            labels,
+            ref,
+            None if ref is None else ref_labels,
+            distances=distances,
+            tile=self.tile,
+        )
+        margin = self.neg_margin if distances else -self.neg_margin
+        return _Pairs(
+            i,
+            j,
+            self.distance.margin(positives, self.pos_margin),
+            of_query + margin,
+            of_ref + margin,
+        )
 
 
 class LiftedStructureLoss(_TwoMargins):
-    r"""Each positive pair against all negatives of both of its ends, at O(B^2) time and memory.
+    r"""Each positive pair against all negatives of both of its ends, in memory linear in the batch.
 
-    Formula and source: :func:`pml_extras.functional.lifted_structure`.
+    Formula and source: :func:`pml_extras.functional.lifted_structure`; how the negatives are summed
+    in tiles: :func:`pml_extras.functional.log_negatives`.
 
     A drop-in for ``pytorch_metric_learning.losses.LiftedStructureLoss``: equal to it in value and
     gradient without references and where pairs have negatives, with any pml distance and miner and
@@ -46,6 +130,8 @@ class LiftedStructureLoss(_TwoMargins):
     Args:
         neg_margin: distance (similarity) from which negatives are pushed, :math:`\alpha`, finite.
         pos_margin: distance (similarity) to which positives are pulled, :math:`\beta`, finite.
+        tile: rows and columns of the pairwise matrix that are held at a time; None chooses by size
+            and device.
         **kwargs: pml's ``distance`` (default ``LpDistance()``), ``reducer`` (default
             ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
 
@@ -57,6 +143,11 @@ class LiftedStructureLoss(_TwoMargins):
     equal to the queries that is the paper's loss; all pairs of equal labels are positives, since a
     reference is not known to be a copy of a query.
 
+    Memory: O(B D + R D + tile^2 + P) for P positive pairs. The whole (B, R) matrix is held with a
+    tuple, with another distance than ``LpDistance(p=2)``, ``CosineSimilarity`` and
+    ``DotProductSimilarity`` of power 1, and where it has less than 65,536 elements, unless
+    ``tile`` is given.
+
     Output: "pos_pair", one loss a positive pair, shape (P,); both orders of a pair are listed.
 
     Departures from pml 2.9.0: a pair without any negative costs 0, the formula (pml: half its
@@ -65,7 +156,7 @@ class LiftedStructureLoss(_TwoMargins):
     position p as the number of a query; gradients of nearly coincident points are right.
 
     Raises:
-        ValueError: a margin is not finite, or the batch has neither labels nor a tuple.
+        ValueError: an argument out of its range, or the batch has neither labels nor a tuple.
     """
 
     def compute_loss(
@@ -77,44 +168,54 @@ class LiftedStructureLoss(_TwoMargins):
         ref_labels: Tensor | None,
     ) -> LossDict:
         ref_is_batch = ref_emb is embeddings
-        matrix = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
         if indices_tuple is None:
-            labels, ref_labels = required_labels(labels, ref_labels)
-            positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
-            i, j = positive.nonzero(as_tuple=True)  # (P,)
-            push = self.distance.margin(self.neg_margin, matrix)
-            of_query = masked_logsumexp(push, negative)  # (B,)
-            of_ref = of_query if ref_is_batch else masked_logsumexp(push.T, negative.T)  # (R,)
+            pairs = self._of_labels(embeddings, labels, ref_emb, ref_labels)
         else:
-            i, j, k, l = listed_pairs(indices_tuple, embeddings.device)  # noqa: E741
-            push = self.distance.margin(self.neg_margin, matrix[k, l])  # (N,)
-            of_query = segment_logsumexp(push, k, len(embeddings))
-            of_ref = of_query if ref_is_batch else segment_logsumexp(push, l, len(ref_emb))
+            pairs = self._of_list(embeddings, indices_tuple, ref_emb)
+        i, j, pull, of_query, of_ref = pairs
         if len(i) == 0:
             return self.zero_losses()  # type: ignore[no-any-return]
         second = of_ref[j]
         if ref_is_batch:  # a row paired with itself has one set of negatives, not two
             second = second.masked_fill(i == j, -torch.inf)
-        pull = self.distance.margin(matrix[i, j], self.pos_margin)  # (P,)
         losses = lifted_structure(pull, of_query[i], second)  # (P,)
         return {"loss": per_pair(losses, i, j, "pos_pair")}
 
+    def _of_list(
+        self, embeddings: Tensor, indices_tuple: tuple[Tensor, ...], ref_emb: Tensor
+    ) -> _Pairs:
+        matrix = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
+        i, j, k, l = listed_pairs(indices_tuple, embeddings.device)  # noqa: E741
+        push = self.distance.margin(self.neg_margin, matrix[k, l])  # (N,)
+        of_query = of_ref = segment_logsumexp(push, k, len(embeddings))
+        if ref_emb is not embeddings:
+            of_ref = segment_logsumexp(push, l, len(ref_emb))
+        return _Pairs(i, j, self.distance.margin(matrix[i, j], self.pos_margin), of_query, of_ref)
+
 
 class GeneralizedLiftedStructureLoss(_TwoMargins):
-    r"""All positives of an anchor against all of its negatives.
+    r"""All positives of an anchor against all of its negatives, in memory linear in the batch.
 
-    Formula and source: :func:`pml_extras.functional.generalized_lifted_structure`.
+    Formula and source: :func:`pml_extras.functional.generalized_lifted_structure`; how the
+    negatives are summed in tiles: :func:`pml_extras.functional.log_negatives`.
 
     A drop-in for ``pytorch_metric_learning.losses.GeneralizedLiftedStructureLoss``.
 
     Args:
         neg_margin: distance (similarity) from which negatives are pushed, :math:`\alpha`, finite.
         pos_margin: distance (similarity) to which positives are pulled, :math:`\beta`, finite.
+        tile: rows and columns of the pairwise matrix that are held at a time; None chooses by size
+            and device.
         **kwargs: pml's ``distance`` (default ``LpDistance()``), ``reducer`` (default
             ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
 
     A miner's tuple says which pairs there are; how often one is listed does not matter, as in pml.
     References (``ref_emb``) are the other side of the pairs.
+
+    Memory: O(B D + R D + tile^2 + P) for P positive pairs. The whole (B, R) matrix is held with a
+    tuple, with another distance than ``LpDistance(p=2)``, ``CosineSimilarity`` and
+    ``DotProductSimilarity`` of power 1, and where it has less than 65,536 elements, unless
+    ``tile`` is given.
 
     Output: "element", one loss a row of the batch, shape (B,).
 
@@ -124,8 +225,8 @@ class GeneralizedLiftedStructureLoss(_TwoMargins):
     with a ValueError; gradients of nearly coincident points are right.
 
     Raises:
-        ValueError: a margin is not finite, the batch has neither labels nor a tuple, or a tuple
-            contradicts itself.
+        ValueError: an argument out of its range, the batch has neither labels nor a tuple, or a
+            tuple contradicts itself.
     """
 
     def compute_loss(
@@ -136,6 +237,10 @@ class GeneralizedLiftedStructureLoss(_TwoMargins):
         ref_emb: Tensor,
         ref_labels: Tensor | None,
     ) -> LossDict:
+        if indices_tuple is None:
+            pairs = self._of_labels(embeddings, labels, ref_emb, ref_labels)
+            log_positives = segment_logsumexp(pairs.pull, pairs.i, len(embeddings))
+            return per_anchor(generalized_lifted_structure(log_positives, pairs.of_query))
         matrix = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
         positive, negative = pair_masks(
             indices_tuple,

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pml_extras.functional import explicit_neighbour_attention, neighbour_attention
+from tests.largest import Largest
 from tests.oracles import intra_batch_connections as oracle
 
 VARIANTS = (False, True)
@@ -122,19 +122,6 @@ def test_many_graphs_are_as_many_batches():
         for g in range(2):
             alone = neighbour_attention(*(x[g] for x in qkv), add_zero_attn=null)
             torch.testing.assert_close(together[g], alone)
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for x in result if isinstance(result, (tuple, list)) else [result]:
-            if torch.is_tensor(x):
-                self.elements = max(self.elements, x.numel())
-        return result
 
 
 @pytest.mark.parametrize("null", VARIANTS)

@@ -9,6 +9,7 @@ from pml_extras.functional.tiles import (
     parts_of_items,
     parts_of_rows,
     same_class_pairs,
+    upper_tiles,
 )
 from tests.strategies import labels
 
@@ -125,3 +126,38 @@ def test_rows_compared_with_themselves_may_be_differentiated_twice():
         torch.autograd.grad(loss, x, create_graph=bool(c), retain_graph=True)[0] for c in (0, 1)
     ]
     torch.testing.assert_close(*first)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 9])
+def test_rows_without_items_may_stand_first_and_last(lines):
+    """As the first rows of a batch do that are alone in their class."""
+    starts = [0, 0, 0, 2, 3, 3]
+    i, j = torch.tensor([2, 2, 3]), torch.tensor([1, 0, 4])
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(5, 3, dtype=torch.float64)
+
+    def products(rows, cols, part):
+        return (rows[i[part.items] - part.rows.start] * cols[j[part.items]]).sum(dim=1)
+
+    for cut in (parts_of_rows, parts_of_items):
+        values = in_parts(products, x, y, cut(starts, lines))
+        expected = (x[i] * y[j]).sum(dim=1)
+        torch.testing.assert_close(values, expected)
+        grads = [torch.autograd.grad(v.sum(), x)[0] for v in (values, expected)]
+        torch.testing.assert_close(*grads)
+
+
+@given(st.integers(0, 12), st.integers(1, 13))
+def test_tiles_of_a_symmetric_matrix_hold_each_unordered_pair_once(size, lines):
+    seen = torch.zeros(size, size, dtype=torch.int64)
+    for rows, cols in upper_tiles(size, lines):
+        assert rows.stop - rows.start <= lines
+        seen[rows, cols] += 1
+    assert torch.equal(seen.triu(), torch.ones(size, size).triu().long())
+
+
+def test_no_items_are_an_attached_nothing():
+    x = torch.randn(3, 2, requires_grad=True)
+    values = in_parts(block, x, x, parts_of_items([0, 0, 0, 0], 9))
+    assert values.shape == (0,)
+    assert (torch.autograd.grad(values.sum(), x)[0] == 0).all()

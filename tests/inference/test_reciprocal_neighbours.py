@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
 from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pml_extras.inference import reciprocal_batches, reciprocal_neighbours, refine_with_neighbours
 from pml_extras.nn import MessagePassingNetwork
 from tests import strategies
+from tests.largest import Largest
 from tests.oracles import reciprocal_neighbours as oracle
 
 SMALL = {"batch_size": 4, "k1": 5, "k2": 3}
@@ -229,24 +229,11 @@ def test_sizes_of_chunks_change_nothing(monkeypatch, elements):
     assert torch.equal(reciprocal_batches(queries, references=rows, **SMALL), of_queries)
 
 
-class LargestTensor(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if torch.is_tensor(tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return out
-
-
 def test_nothing_grows_with_the_square_of_the_rows(monkeypatch):
     rows, queries = clustered(600, 4, 20), clustered(500, 4, 20, seed=1)
     monkeypatch.setattr(reciprocal_neighbours, "CHUNK_ELEMENTS", 2000)
     for setting in ({"embeddings": rows}, {"embeddings": queries, "references": rows}):
-        with LargestTensor() as largest:
+        with Largest() as largest:
             reciprocal_batches(**setting, **SMALL)
         assert largest.elements <= 600 * (SMALL["k1"] + 1)
 

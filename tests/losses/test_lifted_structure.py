@@ -12,6 +12,8 @@ from tests.oracles import lifted_structure as oracle
 from tests.strategies import batches, batches_with_references, labels, listed, rows
 
 margins = st.sampled_from(((1.0, 0.0), (0.7, 0.1), (2.5, -0.5)))
+tiles = st.sampled_from((None, 1, 2, 5))
+TILES = pytest.mark.parametrize("tile", [None, 5, 1000])
 BOTH = pytest.mark.parametrize("loss_class", [LiftedStructureLoss, GeneralizedLiftedStructureLoss])
 
 
@@ -48,11 +50,13 @@ def assert_same(loss, args, expected_losses, leaves, upstream):
 UPSTREAM = torch.linspace(0.5, 2.0, 64, dtype=torch.float64)
 
 
-@given(batches(), margins)
-def test_batch_agrees_with_the_equation(batch, margin):
+@given(batches(), margins, tiles)
+def test_batch_agrees_with_the_equation(batch, margin, tile):
     x, y = batch
     x.requires_grad_()
-    loss = unnormalised(LiftedStructureLoss, *margin, reducer=reducers.DoNothingReducer())
+    loss = unnormalised(
+        LiftedStructureLoss, *margin, tile=tile, reducer=reducers.DoNothingReducer()
+    )
     pairs, expected = oracle.of_batch(scalars(x), y.tolist(), *margin)
     assert_same(loss, (x, y), expected, [x], UPSTREAM)
     if pairs:
@@ -60,21 +64,23 @@ def test_batch_agrees_with_the_equation(batch, margin):
         assert list(zip(*(i.tolist() for i in indices), strict=True)) == pairs
 
 
-@given(batches(norms=True), margins)
-def test_norm_of_a_row_does_not_matter_by_default(batch, margin):
+@given(batches(norms=True), margins, tiles)
+def test_norm_of_a_row_does_not_matter_by_default(batch, margin, tile):
     x, y = batch
     x.requires_grad_()
-    loss = LiftedStructureLoss(*margin, reducer=reducers.DoNothingReducer())
+    loss = LiftedStructureLoss(*margin, tile=tile, reducer=reducers.DoNothingReducer())
     _, expected = oracle.of_batch(scalars(torch.nn.functional.normalize(x)), y.tolist(), *margin)
     assert_same(loss, (x, y), expected, [x], UPSTREAM)
 
 
-@given(batches_with_references(), margins)
-def test_references_agree_with_the_two_sided_rule(batch, margin):
+@given(batches_with_references(), margins, tiles)
+def test_references_agree_with_the_two_sided_rule(batch, margin, tile):
     x, y, ref, ref_y = batch
     x.requires_grad_()
     ref.requires_grad_()
-    loss = unnormalised(LiftedStructureLoss, *margin, reducer=reducers.DoNothingReducer())
+    loss = unnormalised(
+        LiftedStructureLoss, *margin, tile=tile, reducer=reducers.DoNothingReducer()
+    )
     _, expected = oracle.of_references(
         scalars(x), y.tolist(), scalars(ref), ref_y.tolist(), *margin
     )
@@ -95,14 +101,14 @@ def test_list_of_a_miner_agrees_with_the_equation(data, margin, with_ref):
     assert_same(loss, args, expected, [x, ref] if with_ref else [x], UPSTREAM)
 
 
-@given(batches_with_references(), margins, st.booleans())
-def test_generalized_agrees_with_the_equation(batch, margin, with_ref):
+@given(batches_with_references(), margins, tiles, st.booleans())
+def test_generalized_agrees_with_the_equation(batch, margin, tile, with_ref):
     x, y, ref, ref_y = batch
     x.requires_grad_()
     if not with_ref:
         ref, ref_y = x, y
     loss = unnormalised(
-        GeneralizedLiftedStructureLoss, *margin, reducer=reducers.DoNothingReducer()
+        GeneralizedLiftedStructureLoss, *margin, tile=tile, reducer=reducers.DoNothingReducer()
     )
     expected = oracle.generalized(
         scalars(x), scalars(ref),
@@ -220,10 +226,11 @@ def test_hand_example():
 
 
 @BOTH
-def test_coincident_embeddings_are_finite_and_pull_nothing(loss_class):
+@TILES
+def test_coincident_embeddings_are_finite_and_pull_nothing(loss_class, tile):
     for value in (0.0, 1.0):
         x = torch.full((12, 5), value, requires_grad=True)
-        loss = loss_class()(x, torch.arange(12) // 4)
+        loss = loss_class(tile=tile)(x, torch.arange(12) // 4)
         loss.backward()
         assert (x.grad == 0).all()
         if loss_class is LiftedStructureLoss:
@@ -325,32 +332,35 @@ def test_roles_of_queries_and_references_may_be_swapped():
 
 
 @BOTH
+@TILES
 @pytest.mark.parametrize("y", [torch.zeros(6).long(), torch.arange(6)])
-def test_nothing_to_compare_is_an_attached_zero(loss_class, y):
+def test_nothing_to_compare_is_an_attached_zero(loss_class, tile, y):
     x = torch.randn(6, 3, requires_grad=True)
-    loss = loss_class()(x, y)
+    loss = loss_class(tile=tile)(x, y)
     loss.backward()
     assert loss == 0
     assert (x.grad == 0).all()
 
 
 @BOTH
-def test_large_rows_in_float32_do_not_vanish(loss_class):
+@TILES
+def test_large_rows_in_float32_do_not_vanish(loss_class, tile):
     x, y = random_batch()
     x = 1000 * x
-    loss = unnormalised(loss_class)
+    loss = unnormalised(loss_class, tile=tile)
     expected = loss(x, y).item()
     assert expected > 100
     assert loss(x.float(), y).item() == pytest.approx(expected, rel=1e-5)
 
 
 @BOTH
-def test_close_negatives_in_float32_have_the_right_gradient(loss_class):
+@TILES
+def test_close_negatives_in_float32_have_the_right_gradient(loss_class, tile):
     x, y = random_batch(64, 4, 16)
     a, b = 0, int((y != y[0]).nonzero()[0])
     x[b] = x[a] + 1e-6 / 4
     x = x.float()
-    loss = unnormalised(loss_class)
+    loss = unnormalised(loss_class, tile=tile)
     grads = []
     for dtype in (torch.float32, torch.float64):
         leaf = x.to(dtype, copy=True).requires_grad_()
