@@ -1,15 +1,21 @@
 """Log-sum-exp of each row over all rows of other classes, a tile of the pairs at a time."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pml_extras._checks import check_count, check_rows, check_vector, refuse
 from pml_extras.functional.masked import masked_logsumexp
-from pml_extras.functional.pairwise import NEAR, euclidean_distance, robust_centre
+from pml_extras.functional.pairwise import euclidean_distance
 from pml_extras.functional.precision import no_autocast
+from pml_extras.functional.score_tiles import (
+    Piece,
+    ScoreTiles,
+    distances_from_differences,
+    of_piece,
+)
 
 TILE_LINES = {"cpu": 256}
 """Rows, and columns, of a tile by type of device."""
@@ -17,7 +23,8 @@ TILE_LINES = {"cpu": 256}
 OTHER_TILE_LINES = 4096
 """The same on an accelerator, which wants few large kernels: 64 MiB of float32."""
 
-_LARGEST_EXPONENT = {torch.float32: 80.0, torch.float64: 700.0}
+_OfBoth = Callable[[ScoreTiles, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A number for each row and one for each column."""
 
 
 def log_negatives(
@@ -87,163 +94,33 @@ def log_negatives(
     return of_x, of_y
 
 
-class _Side(NamedTuple):
-    """Rows of one side, sorted by class."""
-
-    order: Tensor
-    code: Tensor
-    rows: Tensor
-    squares: Tensor
-    """(B,) squared norms."""
-
-    @classmethod
-    def of(cls, rows: Tensor, code: Tensor, centre: Tensor | None) -> "_Side":
-        order = code.argsort(stable=True)
-        rows = rows[order] if centre is None else rows[order].sub_(centre)
-        return cls(order, code[order], rows, rows.square().sum(dim=1))
-
-    def spans(self, lines: int) -> list[tuple[slice, int, int]]:
-        """So many rows at a time, with the first and the last class of each."""
-        first = self.code[::lines]
-        last = torch.cat([self.code[lines - 1 :: lines], self.code[-1:]])[: len(first)]
-        ends = torch.stack([first, last], dim=1).tolist()
-        return [(slice(i * lines, (i + 1) * lines), *pair) for i, pair in enumerate(ends)]
+def _settled(of: _OfBoth, scores: ScoreTiles, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``of`` gives with near rows from differences: again, if they were found by the way."""
+    known = scores.near is not None
+    numbers = of(scores, x, y)
+    return numbers if known or not any(scores.near or ()) else of(scores, x, y)
 
 
-class _Tile(NamedTuple):
-    rows: slice
-    cols: slice
-    mixed: bool
-    """Some of its pairs are of one class."""
-    both: bool
-    """Its columns are served too: it is not on the diagonal of a symmetric matrix."""
+def _largest(scores: ScoreTiles, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Score of each row and of each column, 0 where there is none."""
+    of_x, of_y = scores.numbers(-torch.inf)
+    for tile, some, rows, _ in scores.pieces(x, y):
+        of_rows = of_x[tile.rows]
+        which = slice(None) if rows is None else rows
+        of_rows[which] = of_rows[which].maximum(some.amax(dim=1))
+        if tile.both:
+            of_y[tile.cols] = of_y[tile.cols].maximum(some.amax(dim=0))
+    return of_x.masked_fill(of_x.isneginf(), 0.0), of_y.masked_fill(of_y.isneginf(), 0.0)
 
 
-class _Piece(NamedTuple):
-    """Scores of a tile, -inf where there is nothing to sum, or of some of its rows."""
-
-    tile: _Tile
-    scores: Tensor
-    rows: Tensor | None = None
-    ends: tuple[Tensor, Tensor] | None = None
-    """The given rows and columns, where the scores are from their differences."""
-
-
-class _Scores:
-    """The matrix of scores of two sides, of which a tile exists at a time."""
-
-    def __init__(
-        self, x: Tensor, y: Tensor | None, code: Tensor, y_code: Tensor, distances: bool, lines: int
-    ) -> None:
-        self.distances = distances
-        centre = robust_centre(x if y is None else y) if distances else None
-        self.x = _Side.of(x, code, centre)
-        self.y = self.x if y is None else _Side.of(y, y_code, centre)
-        self.tiles = [
-            _Tile(rows, cols, first <= y_last and y_first <= last, both=y is not None or j > i)
-            for i, (rows, first, last) in enumerate(self.x.spans(lines))
-            for j, (cols, y_first, y_last) in enumerate(self.y.spans(lines))
-            if y is not None or j >= i
-        ]
-        self.near: list[bool] | None = None
-        self.shift = self._largest() if self._may_leave_range() else None
-
-    def pieces(self, x: Tensor, y: Tensor) -> Iterator[_Piece]:
-        """All scores. The first time it finds out in which tiles rows of two classes may nearly
-        coincide (``near``); then such rows are a piece of their own, made from differences."""
-        suspects = []
-        for index, tile in enumerate(self.tiles):
-            scores, squared = self._of(tile)
-            if squared is not None and self.near is None:
-                suspects.append(self._may_be_near(squared, tile))
-            elif squared is not None and self.near is not None and self.near[index]:
-                rows = self._near_rows(squared, tile)
-                # As they came: moving the centre rounds.
-                ends = x[self.x.order[tile.rows][rows]], y[self.y.order[tile.cols]]
-                exact = self._without_same(-_distances(*ends), tile, -torch.inf, rows)
-                yield _Piece(tile, exact, rows, ends)
-                scores[rows] = -torch.inf
-            yield _Piece(tile, scores)
-        if self.near is None:  # asking tile by tile would wait for the device each time
-            self.near = torch.stack(suspects).tolist() if suspects else []
-
-    def exponentials(self, piece: _Piece) -> tuple[Tensor, Tensor]:
-        """Those for the sums of rows, and those for the sums of columns."""
-        if self.shift is None:
-            exponential = piece.scores.exp()
-            return exponential, exponential
-        of_x, of_y = _of_piece(self.shift, piece)
-        return (piece.scores - of_x).exp_(), (piece.scores - of_y).exp_()
-
-    def numbers(self, value: float = 0.0) -> tuple[Tensor, Tensor]:
-        """One a row and one a column, a single tensor where these are the same."""
-        of_x = torch.full_like(self.x.squares, value)
-        return of_x, of_x if self.y is self.x else torch.full_like(self.y.squares, value)
-
-    def _of(self, tile: _Tile) -> tuple[Tensor, Tensor | None]:
-        """Scores; for distances also the squared ones, inf inside a class, in which those of rows
-        that nearly coincide have few digits or none."""
-        a, b = self.x.rows[tile.rows], self.y.rows[tile.cols]
-        if not self.distances:
-            return self._without_same(a @ b.T, tile, -torch.inf), None
-        squared = self._norms(tile).addmm_(a, b.T, alpha=-2)
-        squared = self._without_same(squared, tile, torch.inf)
-        return squared.clamp(min=0).sqrt_().neg_(), squared
-
-    def _without_same(
-        self, values: Tensor, tile: _Tile, fill: float, rows: Tensor | None = None
-    ) -> Tensor:
-        if not tile.mixed:
-            return values
-        code = self.x.code[tile.rows] if rows is None else self.x.code[tile.rows][rows]
-        return values.masked_fill_(code[:, None] == self.y.code[tile.cols], fill)
-
-    def _may_be_near(self, squared: Tensor, tile: _Tile) -> Tensor:
-        largest = self.x.squares[tile.rows].amax() + self.y.squares[tile.cols].amax()
-        return ~(squared.amin() > NEAR * largest)  # what is no number may be
-
-    def _near_rows(self, squared: Tensor, tile: _Tile) -> Tensor:
-        return (~(squared > self._norms(tile).mul_(NEAR))).any(dim=1).nonzero()[:, 0]
-
-    def _norms(self, tile: _Tile) -> Tensor:
-        return self.x.squares[tile.rows, None] + self.y.squares[tile.cols]
-
-    def _may_leave_range(self) -> bool:
-        norm, y_norm = (side.squares.amax().sqrt() for side in (self.x, self.y))
-        reach = norm + y_norm if self.distances else norm * y_norm
-        return not bool(reach < _LARGEST_EXPONENT[reach.dtype])
-
-    def _largest(self) -> tuple[Tensor, Tensor]:
-        """Score of each row and of each column, 0 where there is none."""
-        of_x, of_y = self.numbers(-torch.inf)
-        for tile in self.tiles:
-            scores, _ = self._of(tile)
-            of_x[tile.rows] = of_x[tile.rows].maximum(scores.amax(dim=1))
-            if tile.both:
-                of_y[tile.cols] = of_y[tile.cols].maximum(scores.amax(dim=0))
-        return of_x.masked_fill(of_x.isneginf(), 0.0), of_y.masked_fill(of_y.isneginf(), 0.0)
-
-
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _of_piece(numbers: tuple[Tensor, Tensor], piece: _Piece) -> tuple[Tensor, Tensor]:
-    """Numbers of its rows, as a column, and of its columns."""
-    of_x = numbers[0][piece.tile.rows]
-    of_x = of_x if piece.rows is None else of_x[piece.rows]
-    return of_x[:, None], numbers[1][piece.tile.cols]
-
-
-def _sums(scores: _Scores, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(scores: ScoreTiles, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     of_x, of_y = scores.numbers()
     for piece in scores.pieces(x, y):
         rows, cols = scores.exponentials(piece)
-        some = of_x[piece.tile.rows]
         if piece.rows is None:
-            some += rows.sum(dim=1)
+            of_x[piece.tile.rows] += rows.sum(dim=1)
         else:
-            some.index_add_(0, piece.rows, rows.sum(dim=1))
+            of_x[piece.tile.rows].index_add_(0, piece.rows, rows.sum(dim=1))
         if piece.tile.both:
             of_y[piece.tile.cols] += cols.sum(dim=0)
     return of_x, of_y
@@ -262,10 +139,10 @@ class _LogNegatives(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         other = x if y is None else y
         with no_autocast(x):
-            scores = _Scores(x, y, code, y_code, distances, lines)
-            sums = _sums(scores, x, other)
-            if any(scores.near or ()):
-                sums = _sums(scores, x, other)
+            scores = ScoreTiles(x, y, code, y_code, distances, lines)
+            if scores.may_leave_range():
+                scores.shift = _settled(_largest, scores, x, other)
+            sums = _settled(_sums, scores, x, other)
         ctx.scores, ctx.sums = scores, sums
         ctx.save_for_backward(x, y, code, y_code)
         results = []
@@ -286,7 +163,7 @@ class _LogNegatives(torch.autograd.Function):
 
 
 def _gradient(
-    scores: _Scores, sums: tuple[Tensor, Tensor], x: Tensor, y: Tensor, grads: tuple[Tensor, ...]
+    scores: ScoreTiles, sums: tuple[Tensor, Tensor], x: Tensor, y: Tensor, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     sides, symmetric = (scores.x, scores.y), scores.y is scores.x
     if symmetric:  # both sums are one
@@ -322,10 +199,10 @@ def _gradient(
     return results[0], results[1]
 
 
-def _weights(scores: _Scores, piece: _Piece, share: tuple[Tensor, Tensor]) -> Tensor:
+def _weights(scores: ScoreTiles, piece: Piece, share: tuple[Tensor, Tensor]) -> Tensor:
     """Derivative by each score of the piece, whichever of both sums it is part of."""
     of_rows, of_cols = scores.exponentials(piece)
-    share_x, share_y = _of_piece(share, piece)
+    share_x, share_y = of_piece(share, piece)
     if of_rows is of_cols:
         return (share_x + share_y).mul_(of_rows)
     return of_rows.mul_(share_x).add_(of_cols.mul_(share_y))
@@ -334,7 +211,7 @@ def _weights(scores: _Scores, piece: _Piece, share: tuple[Tensor, Tensor]) -> Te
 def _gradient_of_differences(a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
-        distance = _distances(a, b)
+        distance = distances_from_differences(a, b)
     of_a, of_b = torch.autograd.grad(distance, (a, b), -weight)
     return of_a, of_b
 
