@@ -13,16 +13,27 @@ from typer.core import TyperCommand
 
 from benchmarks.campaign import carry_out, plan, steps_of
 from benchmarks.cost import sweep
+from benchmarks.cost_losses import OF_EMBEDDINGS
 from benchmarks.cost_subjects import SUBJECTS
 from benchmarks.datasets import DATASETS
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
-from benchmarks.records import CPU, RESULTS, Record, append_line, path_of, path_of_costs, read
+from benchmarks.records import (
+    CPU,
+    FLOAT32,
+    RESULTS,
+    Record,
+    append_line,
+    path_of,
+    path_of_costs,
+    read,
+)
 from benchmarks.reporting import report as reports
 from benchmarks.reporting import tables
 
 MANY = ("--seeds", "--recipes", "--dataset", "--readme", "--rows", "--losses")
 SMOKE = {"epochs": 2, "iterations": 3}
 INTERRUPTED = 130
+DTYPES = (FLOAT32, "bfloat16")
 
 app = typer.Typer(
     help="Compare losses under one budget. Start with: "
@@ -167,7 +178,7 @@ def report_command(
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = reports.FIGURES,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Write nothing; exit 1 where a page has another table."),
+        typer.Option("--check", help="Write nothing; exit 1 where a page is not current."),
     ] = False,
 ) -> None:
     """Tables and pictures from the results alone; trains nothing and reads no data set."""
@@ -199,7 +210,7 @@ def report_command(
         stale += _overview(results, check=check)
     if stale:
         typer.echo(
-            f"Other tables than the results give: {', '.join(stale)}. "
+            f"Other pages than the results give: {', '.join(stale)}. "
             "Run `python -m benchmarks report`.",
             err=True,
         )
@@ -209,6 +220,14 @@ def report_command(
 def _overview(results: Path, *, check: bool) -> list[str]:
     """Write what no single data set makes; or name the pages that are not current."""
     stale = []
+    for page, text in reports.whole_pages(results).items():
+        if not check:
+            page.write_text(text, encoding="utf-8")
+            typer.echo(f"wrote {page}")
+        elif not page.is_file() or page.read_text(encoding="utf-8") != text:
+            stale.append(str(page))
+    for picture in () if check else reports.draw_costs(results, reports.DOCS / "figures"):
+        typer.echo(f"wrote {picture}")
     for name, text in reports.overview_of(results).items():
         for page in reports.pages_of(name):
             if not check:
@@ -230,14 +249,20 @@ def cost_command(
     ] = None,
     results: Results = RESULTS,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = CPU,
+    dtype: Annotated[
+        str, typer.Option(help=f"Of the embeddings of losses: {' or '.join(DTYPES)}.")
+    ] = FLOAT32,
 ) -> None:
     """Time and peak memory of one forward and backward pass: losses beside pml's nearest one, and
     ways to compute attention."""
+    here = "`python -m benchmarks cost --help`"
+    _known("--dtype", dtype, DTYPES, where=here)
+    known = SUBJECTS if dtype == FLOAT32 else OF_EMBEDDINGS  # the others have no other type
     for name in losses or ():
-        _known("--losses", name, SUBJECTS, where="`python -m benchmarks cost --help`")
+        _known("--losses", name, known, where=here)
     place = _device(device)
     path = path_of_costs(results, place.type)
-    for record in sweep(tuple(rows or ()), tuple(losses or ()), place):
+    for record in sweep(losses or tuple(known), rows or (), place, dtype):
         append_line(path, record)
         peak = record["peak_mib"]
         typer.echo(

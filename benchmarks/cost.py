@@ -10,18 +10,27 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.cost_subjects import CPU, SUBJECTS, WARM_UP_ROWS, Pass
+from benchmarks.cost_losses import CPU, OF_EMBEDDINGS, WARM_UP_ROWS, Pass, Setting, Subject
 from benchmarks.measure import PeakMemory, resident_mib
 from benchmarks.provenance import provenance
-from benchmarks.records import Record
+from benchmarks.records import FLOAT32, Record
 
 LIMIT_MIB = 4096.0  # a batch size that is expected to need more is left out
-SECONDS_A_TURN, SECONDS_A_SIDE, MIN_TURNS, MAX_TURNS = 0.05, 2.5, 3, 50
+LIMIT_SECONDS = 10.0  # for one pass, likewise
+SECONDS_A_TURN, SECONDS_A_SIDE, MIN_TURNS, MAX_TURNS = 0.05, 1.0, 3, 50
+SECONDS_UNWARMED = 0.5  # a pass this long does not notice caches
+
+
+class Peak(NamedTuple):
+    """Of the one pass of a fresh process."""
+
+    mib: float | None
+    seconds: float
 
 
 def peak_mib(
@@ -40,13 +49,19 @@ def peak_mib(
 
 def milliseconds(passes: list[Pass], rows: int, device: torch.device = CPU) -> list[float]:
     """Median time of one pass of each. They take turns, each with a warm-up pass and then passes
-    for at least 50 ms, so that none pays for the caches that another one has filled."""
+    for at least 50 ms, so that none pays for the caches that another one has filled; a pass of half
+    a second or more hardly does, and counts without."""
     timed: list[list[float]] = [[] for _ in passes]
     start = _now(device)
     for turn in range(MAX_TURNS):
         for one_pass, seconds in zip(passes, timed, strict=True):
-            one_pass(rows)
             began = _now(device)
+            one_pass(rows)
+            since = _now(device)
+            if since - began >= SECONDS_UNWARMED:
+                seconds.append(since - began)
+                continue
+            began = since
             while (since := _now(device)) - began < SECONDS_A_TURN:
                 one_pass(rows)
                 seconds.append(_now(device) - since)
@@ -68,56 +83,109 @@ def _held_mib(device: torch.device) -> float | None:
 
 
 def sweep(
-    batches: tuple[int, ...] = (), names: tuple[str, ...] = (), device: torch.device = CPU
+    names: Sequence[str],
+    batches: Sequence[int] = (),
+    device: torch.device = CPU,
+    dtype: str = FLOAT32,
 ) -> Iterator[Record]:
-    """One record for each subject, side and batch size that fits, as soon as it is measured."""
-    about = provenance(device)
-    for name in names or tuple(SUBJECTS):
-        subject = SUBJECTS[name]
-        fits = list(subject.sides)
-        for rows in sorted(batches or subject.batches):
-            peaks = {side: _in_fresh_process("memory", name, [side], rows, device) for side in fits}
-            times = _in_fresh_process("time", name, fits, rows, device)
-            for side, ms in zip(list(fits), times, strict=True):
+    """One record for each subject, side and batch size that fits, subject by subject.
+
+    A side goes on to the next larger batch while that is expected within 4 GiB and 10 seconds a
+    pass: ``growth`` times this peak, and as many times more seconds as the last step took. One that
+    fails says why on stderr and is left out from there on.
+    """
+    about = {"dtype": dtype, **provenance(device)}
+    for name in names:
+        subject = _subject(name)
+        sizes = sorted(batches or subject.batches)
+        peaks = {side: _peaks(name, side, sizes, device, dtype) for side in subject.sides}
+        plan = [(rows, [side for side in peaks if rows in peaks[side]]) for rows in sizes]
+        plan = [(rows, sides) for rows, sides in plan if sides]
+        timed = _in_fresh_process("time", name, plan, device, dtype)
+        for (rows, sides), times in zip(plan, timed, strict=False):
+            for side, ms in zip(sides, times, strict=True):
+                of_classes = {"classes": Setting(rows).classes} if name in OF_EMBEDDINGS else {}
                 yield {
                     "loss": name,
                     "side": side,
                     "title": subject.sides[side].title,
                     "rows": rows,
                     **subject.about,
+                    **of_classes,
                     "milliseconds": ms,
-                    "peak_mib": peaks[side],
+                    "peak_mib": peaks[side][rows].mib,
                     **about,
                 }
-                if subject.growth * (peaks[side] or 0.0) > LIMIT_MIB:
-                    fits.remove(side)
-            if not fits:
-                break
+
+
+def _peaks(
+    name: str, side: str, sizes: Sequence[int], device: torch.device, dtype: str
+) -> dict[int, Peak]:
+    """Of the batch sizes that fit."""
+    peaks: dict[int, Peak] = {}
+    growth = _subject(name).growth
+    slower = growth
+    for rows in sizes:
+        measured = _in_fresh_process("memory", name, [(rows, [side])], device, dtype)
+        if not measured:
+            break
+        before, now = next(reversed(peaks.values()), None), Peak(*measured[0])
+        peaks[rows] = now
+        if before is not None:
+            slower = now.seconds / before.seconds
+        if growth * (now.mib or 0.0) > LIMIT_MIB or slower * now.seconds > LIMIT_SECONDS:
+            break
+    return peaks
+
+
+def _subject(name: str) -> Subject:
+    if name in OF_EMBEDDINGS:
+        return OF_EMBEDDINGS[name]
+    from benchmarks.cost_subjects import SUBJECTS  # imports that no loss need wait for
+
+    return SUBJECTS[name]
 
 
 def _in_fresh_process(
-    what: str, name: str, sides: list[str], rows: int, device: torch.device
-) -> Any:
-    arguments = [what, name, ",".join(sides), str(rows), str(device)]
+    what: str,
+    name: str,
+    plan: Sequence[tuple[int, Sequence[str]]],
+    device: torch.device,
+    dtype: str,
+) -> list[Any]:
+    """What :func:`_main` found for each entry of the plan, or for those before it failed."""
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cost", *arguments],
-        check=True,
+        [sys.executable, "-m", "benchmarks.cost", what, name, json.dumps(plan), str(device), dtype],
         stdout=subprocess.PIPE,
         text=True,
     )
-    return json.loads(run.stdout)
+    if run.returncode:
+        print(f"{name}, {what} of {plan}: failed, left out from there on", file=sys.stderr)
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-def _main(what: str, name: str, sides: str, rows: str, device: str) -> None:
-    torch.manual_seed(0)
-    place = torch.device(device)
-    passes = [SUBJECTS[name].sides[side].make(place) for side in sides.split(",")]
-    measured: Any
-    if what == "memory":
-        measured = peak_mib(passes, int(rows), place, SUBJECTS[name].warm_up)
-    else:
-        measured = milliseconds(passes, int(rows), place)
-    print(json.dumps(measured))
+def _main(what: str, name: str, plan: str, device: str, dtype: str) -> None:
+    """Print a line for each (rows, sides) of the plan: peak and seconds, or times of the sides."""
+    subject, place = _subject(name), torch.device(device)
+    for rows, sides in json.loads(plan):
+        torch.manual_seed(0)
+        setting = Setting(rows, place, getattr(torch, dtype))
+        passes = [subject.sides[side].make(setting) for side in sides]
+        if what == "time":
+            print(json.dumps(milliseconds(passes, rows, place)), flush=True)
+            continue
+        seconds: list[float] = []
+        peak = peak_mib([_timed(passes[0], seconds, place)], rows, place, subject.warm_up)
+        print(json.dumps([peak, seconds[-1]]))
+
+
+def _timed(one_pass: Pass, seconds: list[float], device: torch.device) -> Pass:
+    def timed(rows: int) -> None:
+        began = _now(device)
+        one_pass(rows)
+        seconds.append(_now(device) - began)
+
+    return timed
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 RESULTS = Path(__file__).parent / "results"
-CPU = "cpu"
+CPU, FLOAT32 = "cpu", "float32"
 Record = dict[str, Any]
 Key = TypeVar("Key")
 

@@ -1,23 +1,15 @@
 """Cost records -> the table of costs by batch size, and the overview of what there is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from benchmarks import pooling_cost
-from benchmarks.cost_subjects import (
-    ATTENTION,
-    BARE_SUM,
-    ENSEMBLE,
-    LARGE_BATCH,
-    PAIRS,
-    POOLING_STEP,
-    POOLINGS,
-    SUBJECTS,
-)
-from benchmarks.records import Record
+from benchmarks.cost_losses import BARE_SUM, ENSEMBLE, FLOOR, OF_EMBEDDINGS, PAIRS, PRODUCT
+from benchmarks.cost_subjects import ATTENTION, LARGE_BATCH, POOLING_STEP, POOLINGS, SUBJECTS
+from benchmarks.records import FLOAT32, Record
 from benchmarks.reporting.selection import Selection
 from benchmarks.reporting.tables import MISSING, interval, markdown
 
-OVERVIEW_ROWS = 256
+OVERVIEW_ROWS, README_ROWS = 256, (256, 1024, 4096)
 OVERVIEW_DATASETS = ("omniglot", "omniglot_ensemble", "omniglot_collage")
 ONE_BUDGET = ("omniglot", "omniglot_ensemble")  # and the same images
 POOLING = "GeneralizedSumPooling"
@@ -62,19 +54,53 @@ RECIPE_OF = {  # those that were trained
 Costs = dict[tuple[str, str, int], Record]
 
 
-def newest(records: Sequence[Record]) -> Costs:
-    """The last measurement of each loss, side and batch size."""
-    return {(r["loss"], r["side"], r["rows"]): r for r in records}
+def newest(records: Sequence[Record], dtype: str = FLOAT32) -> Costs:
+    """The last measurement of each loss, side and batch size on embeddings of this type.
+
+    A side that was measured with its classes by the batch has no older ones of another batch size
+    with labels of at most 100 classes: two kinds do not stand in a row.
+    """
+    found = {
+        (r["loss"], r["side"], r["rows"]): r for r in records if r.get("dtype", FLOAT32) == dtype
+    }
+    again = {key[:2] for key, r in found.items() if not is_of_100_classes(r)}
+    return {k: r for k, r in found.items() if k[:2] not in again or not is_of_100_classes(r)}
 
 
-def cost_table(costs: Costs) -> str:
-    """Milliseconds / peak MiB by batch size, each loss above pml's nearest; "" for none."""
-    titles: dict[tuple[str, str], str] = {}
+def is_of_100_classes(record: Record) -> bool:
+    """Whether a loss was measured when labels and proxies had at most 100 classes."""
+    return record["loss"] in OF_EMBEDDINGS and "classes" not in record
+
+
+def cost_table(costs: Costs, sizes: Collection[int] = ()) -> str:
+    """Milliseconds / peak MiB by batch size (of ``sizes`` alone), the product and then each loss
+    above pml's nearest; "" for none."""
+    chosen = {key: r for key, r in costs.items() if not sizes or key[2] in sizes}
+    return _by_rows(chosen, titles_of_losses())
+
+
+def titles_of_losses() -> dict[tuple[str, str], str]:
+    """By loss and side, in the order of the table."""
+    titles = {(PRODUCT, FLOOR): SUBJECTS[PRODUCT].sides[FLOOR].title}
     for name, pair in PAIRS.items():
         titles[name, "ours"] = f"`{name}`"
         if pair.theirs is not None:
             titles[name, "theirs"] = f"pml: {pair.nearest}"
-    return _by_rows(costs, titles)
+    return titles
+
+
+def floor_table(costs: Costs) -> str:
+    """How many times longer than the product a loss takes beside it; "" where not measured."""
+    lifted = {
+        rows: r for (name, side, rows), r in costs.items() if (name, side) == (PRODUCT, "lifted")
+    }
+    cells = {
+        str(rows): f"{r['milliseconds'] / costs[PRODUCT, FLOOR, rows]['milliseconds']:.2f}x"
+        for rows, r in sorted(lifted.items())
+        if (PRODUCT, FLOOR, rows) in costs
+    }
+    title = f"`{SUBJECTS[PRODUCT].sides['lifted'].title}`"
+    return markdown([{"times the product, at rows": title, **cells}]) if cells else ""
 
 
 def attention_table(costs: Costs) -> str:
@@ -109,7 +135,7 @@ def _over_the_sum(costs: Costs, side: str, rows: int) -> str:
         return MISSING
     ms, bare = (r["milliseconds"] for r in (record, costs[ENSEMBLE, BARE_SUM, rows]))
     more = "" if side == BARE_SUM else f", {100 * (ms / bare - 1):+.1f} %"
-    return f"{ms:.2f} ms{more}"
+    return f"{ms:.2f} ms{more}{_mark(record)}"
 
 
 def pooling_table(costs: Costs) -> str:
@@ -191,14 +217,18 @@ def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
     return markdown(table)
 
 
-def _cell(record: Mapping[str, float | None] | None) -> str:
+def _cell(record: Record | None) -> str:
     if record is None:
         return MISSING
     parts = []
     for field in ("milliseconds", "peak_mib"):
         value = record[field]
         parts.append(MISSING if value is None else f"{value:.1f}" if value < 10 else f"{value:.0f}")
-    return f"{parts[0]} ms / {parts[1]} MiB"
+    return f"{parts[0]} ms / {parts[1]} MiB{_mark(record)}"
+
+
+def _mark(record: Record) -> str:
+    return " (100 classes)" if is_of_100_classes(record) else ""
 
 
 def _recall(recipe: str | None, measured: Sequence[Selection]) -> str:

@@ -1,14 +1,15 @@
-"""Everything that is made of one results file."""
+"""Everything that is made of the results files."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.records import path_of, read, read_costs
-from benchmarks.reporting import costs, plots, tables
+from benchmarks.records import Record, path_of, read, read_costs
+from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables
 from benchmarks.reporting.selection import Selection, select
 
 _HERE = Path(__file__).parents[1]
 FIGURES = _HERE / "figures"
+DOCS = _HERE.parent / "docs"
 PAGES = (_HERE / "README.md", _HERE.parent / "README.md")
 
 
@@ -45,28 +46,40 @@ def pages_of(dataset: str, named: Sequence[Path] = ()) -> list[Path]:
 
 
 def overview_of(folder: Path) -> dict[str, str]:
-    """Tables that no single data set makes, by name of their place: costs, and what there is.
-
-    Those of a GPU, where it was measured, have names that end in ``_cuda``.
-    """
+    """Tables that no single data set makes, by name of their place: costs, and what there is."""
     measured = costs.newest(read_costs(folder))
-    on_gpu = costs.newest(read_costs(folder, "cuda"))
     runs = {name: read(folder, name) for name in costs.OVERVIEW_DATASETS}
     selections = [select(name, found) for name, found in runs.items() if found]
     made = {
         "what": costs.overview_table(measured, selections),
-        "cost": costs.cost_table(measured),
+        "cost": costs.cost_table(measured, costs.README_ROWS),
         "attention": costs.attention_table(measured),
         "ensemble_cost": costs.ensemble_table(measured),
         "pooling_cost": costs.pooling_table(measured),
-        "large_batch": costs.large_batch_table(measured),
-        "cost_cuda": costs.cost_table(on_gpu),
-        "attention_cuda": costs.attention_table(on_gpu),
-        "ensemble_cost_cuda": costs.ensemble_table(on_gpu),
-        "pooling_cost_cuda": costs.pooling_table(on_gpu),
-        "large_batch_cuda": costs.large_batch_table(on_gpu),
     }
     return {name: text for name, text in made.items() if text}
+
+
+def whole_pages(folder: Path) -> dict[Path, str]:
+    """Text of the pages that are written as a whole."""
+    pages = {DOCS / "cost.md": cost_page.page(*_costs_by_device(folder))}
+    if smooth_ap.can_be_made():
+        pages[DOCS / "smooth_ap.md"] = smooth_ap.page()
+    return pages
+
+
+def draw_costs(folder: Path, output: Path) -> list[Path]:
+    """Write the pictures of the page of costs and return their paths."""
+    output.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for part in cost_page.parts(*_costs_by_device(folder)):
+        cost_plots.by_rows(part.costs, part.title, output / part.picture)
+        drawn.append(output / part.picture)
+    return drawn
+
+
+def _costs_by_device(folder: Path) -> tuple[list[Record], list[Record]]:
+    return read_costs(folder), read_costs(folder, "cuda")
 
 
 def draw(selection: Selection, folder: Path) -> list[Path]:

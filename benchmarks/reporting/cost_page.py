@@ -1,0 +1,162 @@
+"""Cost records -> docs/cost.md: how it was measured, tables, and the largest batch in 8 GB."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from benchmarks.cost import LIMIT_MIB, LIMIT_SECONDS
+from benchmarks.cost_losses import DIM, MEMORY_SIZE, PER_CLASS, WARM_UP_ROWS
+from benchmarks.records import FLOAT32, Record
+from benchmarks.reporting import costs
+from benchmarks.reporting.costs import Costs
+from benchmarks.reporting.tables import MISSING, markdown
+
+BUDGET_MIB = 8e9 / 2**20
+DOUBLINGS = 2  # the last ones, whose steepest is extrapolated
+
+
+class Part(NamedTuple):
+    """What was measured on one kind of device with one type of embeddings."""
+
+    title: str
+    costs: Costs
+    picture: str
+
+
+def parts(cpu: Sequence[Record], cuda: Sequence[Record]) -> list[Part]:
+    """Those with a loss among them, CPU and float32 first."""
+    found = []
+    for device, records in (("CPU", cpu), ("CUDA", cuda)):
+        types = sorted({r.get("dtype", FLOAT32) for r in records}, key=lambda t: (t != FLOAT32, t))
+        for dtype in types:
+            measured = costs.newest(records, dtype)
+            tags = [device.lower()] * (device != "CPU") + [dtype] * (dtype != FLOAT32)
+            picture = "_".join(["cost", *tags]) + ".png"
+            if costs.cost_table(measured):
+                found.append(Part(f"{device}, {dtype}", measured, picture))
+    return found
+
+
+def page(cpu: Sequence[Record], cuda: Sequence[Record]) -> str:
+    """The whole text."""
+    found = parts(cpu, cuda)
+    sections = [_introduction(marked=any(_old(part.costs) for part in found))]
+    for part in found:
+        sections += _section(part)
+    if not any(part.title.startswith("CUDA") for part in found):
+        sections.append("## CUDA\n\nNot measured: no figure of a GPU exists.")
+    return "\n\n".join(sections) + "\n"
+
+
+def _introduction(*, marked: bool) -> str:
+    old = (
+        '\n- **"(100 classes)"** is an older measurement: labels, and proxies or class weights, of '
+        "at most 100 classes, so more rows a class in a large batch."
+    )
+    return f"""# Cost
+
+<!-- Written by `python -m benchmarks report`; what is changed by hand is lost. -->
+
+One forward and backward pass of each loss of ours above the nearest one of pytorch-metric-learning
+(pml), by rows of the batch. `python -m benchmarks cost` measures, `python -m benchmarks report`
+writes this page; every number is made from [the records](../benchmarks/results/cost).
+
+- **Batch.** {PER_CLASS} rows a class at every size, {DIM} dimensions. A loss that has proxies or
+  weights of classes has the rows // {PER_CLASS} classes of the batch, so what it costs there grows
+  with the square of the rows; PotentialFieldLoss and SoftTripleLoss have 15 a class.
+  IntraBatchConnectionsLoss is without dropout, ZeroShotPredictionLoss has {DIM} attributes a row,
+  DelayedMemoryLoss and CrossBatchMemory a full memory of {MEMORY_SIZE:,} rows, {PER_CLASS} a class,
+  the latter without the term of the batch.
+- **Time.** Median of passes that take turns in one process, after warm-up.
+- **Memory.** Peak of one pass in a fresh process above what it held after a warm-up at
+  {WARM_UP_ROWS} rows: resident size on a CPU, what torch allocated on CUDA.
+- **Floor.** `X @ X.T`, then `S @ X`, without a loss: the two products of any loss of all pairs.
+- **"{MISSING}".** Not measured, or left out: a pass was expected to need more than
+  {LIMIT_MIB / 1024:.0f} GiB or {LIMIT_SECONDS:.0f} s.{old if marked else ""}"""
+
+
+def _section(part: Part) -> list[str]:
+    text = [
+        f"## {part.title}",
+        f"Measured on {_machines(part.costs)}.",
+        f"![Time and peak memory by rows, {part.title}](figures/{part.picture})",
+        costs.cost_table(part.costs),
+        costs.floor_table(part.costs),
+        "### Largest batch in 8 GB",
+        "By memory alone: a pass of that size may take hours. None was run; it is extrapolated "
+        "from the largest size of the table above by the steepest of its last "
+        f"{DOUBLINGS} steps in size, linear at least, to 8 x 10^9 bytes above the warm-up, rounded "
+        "down to two digits.",
+        largest_batches(part.costs),
+    ]
+    others = {
+        "Large batches in chunks": costs.large_batch_table,
+        **(
+            {
+                "Attention": costs.attention_table,
+                "Strategies of an ensemble": costs.ensemble_table,
+                "Pooling": costs.pooling_table,
+            }
+            if part.title.startswith("CUDA")
+            else {}
+        ),
+    }
+    for title, table in others.items():
+        if made := table(part.costs):
+            text += [f"### {title}", made]
+    return [paragraph for paragraph in text if paragraph]
+
+
+def largest_batches(measured: Costs) -> str:
+    """A line for each loss, ours and pml's."""
+    lines = []
+    for key, title in costs.titles_of_losses().items():
+        peaks = {rows: r["peak_mib"] for (*of, rows), r in measured.items() if tuple(of) == key}
+        known = {rows: peak for rows, peak in sorted(peaks.items()) if peak}
+        if known:
+            rows = max(known)
+            power = growth(known)
+            lines.append(
+                {
+                    "loss": title,
+                    "measured up to": f"{rows:,} rows, {known[rows]:,.0f} MiB",
+                    "MiB grow as": MISSING if power is None else f"rows^{power:.2f}",
+                    "largest batch in 8 GB": MISSING
+                    if power is None
+                    else f"about {largest_batch(rows, known[rows], power):,} (extrapolated)",
+                }
+            )
+    return markdown(lines)
+
+
+def growth(peaks: Mapping[int, float]) -> float | None:
+    """Power of the rows by which the peak grows: the steepest of the last steps, at least 1."""
+    last = sorted(peaks.items())[-DOUBLINGS - 1 :]
+    steps = [
+        math.log(peak / before) / math.log(rows / fewer)
+        for (fewer, before), (rows, peak) in pairwise(last)
+    ]
+    return max(1.0, *steps) if steps else None
+
+
+def largest_batch(rows: int, peak: float, power: float) -> int:
+    """Rows whose peak is the budget, where ``rows`` have ``peak``; two digits, rounded down."""
+    found = int(rows * (BUDGET_MIB / peak) ** (1 / power))
+    unit: int = 10 ** max(0, len(str(found)) - 2)
+    return max(rows if peak <= BUDGET_MIB else 0, found // unit * unit)
+
+
+def _old(measured: Costs) -> bool:
+    return any(costs.is_of_100_classes(record) for record in measured.values())
+
+
+def _machines(measured: Costs) -> str:
+    titles = costs.titles_of_losses()
+    found = {
+        f"{r['device']}; torch {r['versions']['torch']}, "
+        f"pml {r['versions']['pytorch-metric-learning']}"
+        for (name, side, _), r in measured.items()
+        if (name, side) in titles
+    }
+    return " and ".join(sorted(found))
