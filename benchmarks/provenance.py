@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 _FOLDER = Path(__file__).parent
-_WRITTEN_BY_RUNS = (":(exclude)results", ":(exclude)figures", ":(exclude)README.md")
+_WRITTEN_BY_RUNS = tuple(
+    f":(exclude){path}" for path in ("results", "figures", "README.md", "../README.md", "../docs")
+)
 _PACKAGES = ("torch", "pytorch-metric-learning", "faiss-cpu", "numpy", "pml-extras")
 
 

@@ -14,6 +14,7 @@ from benchmarks.reporting.tables import MISSING, markdown
 
 BUDGET_MIB = 8e9 / 2**20
 DOUBLINGS = 2  # the last ones, whose steepest is extrapolated
+NOISE = 0.1  # of a power that is meant to be whole
 
 
 class Part(NamedTuple):
@@ -50,10 +51,9 @@ def page(cpu: Sequence[Record], cuda: Sequence[Record]) -> str:
 
 
 def _introduction(*, marked: bool) -> str:
-    old = (
-        '\n- **"(100 classes)"** is an older measurement: labels, and proxies or class weights, of '
-        "at most 100 classes, so more rows a class in a large batch."
-    )
+    old = f"""
+- **"{costs.OF_100_CLASSES.strip()}"** is an older measurement: labels, and proxies or weights, of
+  at most 100 classes, so that a class has more rows in a larger batch."""
     return f"""# Cost
 
 <!-- Written by `python -m benchmarks report`; what is changed by hand is lost. -->
@@ -63,7 +63,7 @@ One forward and backward pass of each loss of ours above the nearest one of pyto
 writes this page; every number is made from [the records](../benchmarks/results/cost).
 
 - **Batch.** {PER_CLASS} rows a class at every size, {DIM} dimensions. A loss that has proxies or
-  weights of classes has the rows // {PER_CLASS} classes of the batch, so what it costs there grows
+  weights of classes has those of the batch, rows // {PER_CLASS}, so that rows times classes grow
   with the square of the rows; PotentialFieldLoss and SoftTripleLoss have 15 a class.
   IntraBatchConnectionsLoss is without dropout, ZeroShotPredictionLoss has {DIM} attributes a row,
   DelayedMemoryLoss and CrossBatchMemory a full memory of {MEMORY_SIZE:,} rows, {PER_CLASS} a class,
@@ -87,7 +87,8 @@ def _section(part: Part) -> list[str]:
         "By memory alone: a pass of that size may take hours. None was run; it is extrapolated "
         "from the largest size of the table above by the steepest of its last "
         f"{DOUBLINGS} steps in size, linear at least, to 8 x 10^9 bytes above the warm-up, rounded "
-        "down to two digits.",
+        "down to two digits. Of two numbers the first takes the next whole power of the rows: a "
+        "sum of powers tends to its largest.",
         largest_batches(part.costs),
     ]
     others = {
@@ -115,16 +116,15 @@ def largest_batches(measured: Costs) -> str:
         peaks = {rows: r["peak_mib"] for (*of, rows), r in measured.items() if tuple(of) == key}
         known = {rows: peak for rows, peak in sorted(peaks.items()) if peak}
         if known:
-            rows = max(known)
-            power = growth(known)
+            rows, power = max(known), growth(known)
             lines.append(
                 {
-                    "loss": title,
+                    "loss": title + costs.mark(measured, *key),
                     "measured up to": f"{rows:,} rows, {known[rows]:,.0f} MiB",
                     "MiB grow as": MISSING if power is None else f"rows^{power:.2f}",
-                    "largest batch in 8 GB": MISSING
+                    "rows in 8 GB, extrapolated": MISSING
                     if power is None
-                    else f"about {largest_batch(rows, known[rows], power):,} (extrapolated)",
+                    else " to ".join(f"{n:,}" for n in largest_batch(rows, known[rows], power)),
                 }
             )
     return markdown(lines)
@@ -140,11 +140,15 @@ def growth(peaks: Mapping[int, float]) -> float | None:
     return max(1.0, *steps) if steps else None
 
 
-def largest_batch(rows: int, peak: float, power: float) -> int:
-    """Rows whose peak is the budget, where ``rows`` have ``peak``; two digits, rounded down."""
-    found = int(rows * (BUDGET_MIB / peak) ** (1 / power))
-    unit: int = 10 ** max(0, len(str(found)) - 2)
-    return max(rows if peak <= BUDGET_MIB else 0, found // unit * unit)
+def largest_batch(rows: int, peak: float, power: float) -> list[int]:
+    """Rows whose peak is the budget, where ``rows`` have ``peak``: by the next whole power, if that
+    is not this one but for noise, and by this one; two digits, rounded down."""
+    found = set()
+    for exponent in {max(power, math.ceil(power - NOISE)), power}:
+        most = int(rows * (BUDGET_MIB / peak) ** (1 / exponent))
+        unit: int = 10 ** max(0, len(str(most)) - 2)
+        found.add(max(rows if peak <= BUDGET_MIB else 0, most // unit * unit))
+    return sorted(found)
 
 
 def _old(measured: Costs) -> bool:

@@ -1,5 +1,6 @@
 """Time and peak memory by rows: a small panel for each loss, ours, pml's, and the product."""
 
+from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ def by_rows(costs: Costs, title: str, path: Path) -> None:
     figure = Figure(figsize=(12, 2 * (1.75 * lines + 0.6)), layout="constrained", dpi=110)
     blocks = np.array(figure.subfigures(len(FIELDS), 1), ndmin=1)
     for block, (field, what) in zip(blocks, FIELDS.items(), strict=True):
-        axes = block.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False).flat
-        for axis, name in zip(axes, names, strict=False):
-            _panel(axis, costs, name, field)
-        for axis in list(axes)[len(names) :]:
-            axis.set_visible(False)
+        axes = block.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        for axis, name in zip_longest(axes.flat, names):
+            if name is None:
+                axis.set_visible(False)
+            else:
+                _panel(axis, costs, name, field)
         block.suptitle(what, fontsize=11, color=INK, x=0.01, ha="left")
     shown = {str(line.get_label()): line for axis in figure.axes for line in axis.get_lines()}
     figure.legend(

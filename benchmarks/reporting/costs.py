@@ -51,6 +51,7 @@ RECIPE_OF = {  # those that were trained
     "DelayedMemoryLoss": "gsp_zero_shot_memory",
 }
 
+OF_100_CLASSES = " (100 classes)"
 Costs = dict[tuple[str, str, int], Record]
 
 
@@ -70,6 +71,12 @@ def newest(records: Sequence[Record], dtype: str = FLOAT32) -> Costs:
 def is_of_100_classes(record: Record) -> bool:
     """Whether a loss was measured when labels and proxies had at most 100 classes."""
     return record["loss"] in OF_EMBEDDINGS and "classes" not in record
+
+
+def mark(costs: Costs, name: str, side: str) -> str:
+    """What a title says of such a side."""
+    found = (r for key, r in costs.items() if key[:2] == (name, side))
+    return OF_100_CLASSES if any(map(is_of_100_classes, found)) else ""
 
 
 def cost_table(costs: Costs, sizes: Collection[int] = ()) -> str:
@@ -125,7 +132,8 @@ def ensemble_table(costs: Costs) -> str:
     table = []
     for side, about in SUBJECTS[ENSEMBLE].sides.items():
         cells = {str(rows): _over_the_sum(costs, side, rows) for rows in sizes}
-        table.append({"ms, and more than the bare sum, at rows": about.title, **cells})
+        title = about.title + mark(costs, ENSEMBLE, side)
+        table.append({"ms, and more than the bare sum, at rows": title, **cells})
     return markdown(table) if sizes else ""
 
 
@@ -135,7 +143,7 @@ def _over_the_sum(costs: Costs, side: str, rows: int) -> str:
         return MISSING
     ms, bare = (r["milliseconds"] for r in (record, costs[ENSEMBLE, BARE_SUM, rows]))
     more = "" if side == BARE_SUM else f", {100 * (ms / bare - 1):+.1f} %"
-    return f"{ms:.2f} ms{more}{_mark(record)}"
+    return f"{ms:.2f} ms{more}"
 
 
 def pooling_table(costs: Costs) -> str:
@@ -187,7 +195,7 @@ def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:
     for key, title in titles.items():
         cells = {str(rows): _cell(costs.get((*key, rows))) for rows in sizes}
         if any(cell != MISSING for cell in cells.values()):
-            table.append({"ms / MiB at rows": title, **cells})
+            table.append({"ms / MiB at rows": title + mark(costs, *key), **cells})
     return markdown(table) if table else ""
 
 
@@ -204,13 +212,17 @@ def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
     table = []
     for name, paper in {**PAPERS, POOLING: GSP}.items():
         ours, theirs = (costs.get(key) for key in keys[name])
+        old, theirs_old = (mark(costs, *key[:2]) for key in keys[name])
         table.append(
             {
                 "class": f"`{name}`",
                 "paper": paper,
                 f"cost at {OVERVIEW_ROWS} rows": _cell(ours)
+                + old
                 + (f" ({shape[0]} images of {shape[1]} places)" if name == POOLING else ""),
-                "nearest of pml": f"{_cell(theirs)} ({nearest[name]})" if theirs else MISSING,
+                "nearest of pml": f"{_cell(theirs)} ({nearest[name]}){theirs_old}"
+                if theirs
+                else MISSING,
                 "Omniglot Recall@1, %": _recall({**RECIPE_OF, POOLING: "gsp"}.get(name), measured),
             }
         )
@@ -224,11 +236,7 @@ def _cell(record: Record | None) -> str:
     for field in ("milliseconds", "peak_mib"):
         value = record[field]
         parts.append(MISSING if value is None else f"{value:.1f}" if value < 10 else f"{value:.0f}")
-    return f"{parts[0]} ms / {parts[1]} MiB{_mark(record)}"
-
-
-def _mark(record: Record) -> str:
-    return " (100 classes)" if is_of_100_classes(record) else ""
+    return f"{parts[0]} ms / {parts[1]} MiB"
 
 
 def _recall(recipe: str | None, measured: Sequence[Selection]) -> str:
