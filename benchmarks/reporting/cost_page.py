@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from benchmarks.cost import LIMIT_MIB, LIMIT_SECONDS
@@ -13,7 +12,7 @@ from benchmarks.reporting.costs import Costs
 from benchmarks.reporting.tables import MISSING, markdown
 
 BUDGET_MIB = 8e9 / 2**20
-DOUBLINGS = 2  # the last ones, whose steepest is extrapolated
+STEPS = 2  # in size, the last ones, whose growth is extrapolated
 NOISE = 0.1  # of a power that is meant to be whole
 
 
@@ -85,10 +84,10 @@ def _section(part: Part) -> list[str]:
         costs.floor_table(part.costs),
         "### Largest batch in 8 GB",
         "By memory alone: a pass of that size may take hours. None was run; it is extrapolated "
-        "from the largest size of the table above by the steepest of its last "
-        f"{DOUBLINGS} steps in size, linear at least, to 8 x 10^9 bytes above the warm-up, rounded "
-        "down to two digits. Of two numbers the first takes the next whole power of the rows: a "
-        "sum of powers tends to its largest.",
+        f"from the largest size of the table above by the growth over its last {STEPS} steps in "
+        "size, linear at least, to 8 x 10^9 bytes above the warm-up, rounded down to two digits. "
+        "Of two numbers the first takes the next whole power of the rows: a sum of powers tends to "
+        "its largest.",
         largest_batches(part.costs),
     ]
     others = {
@@ -131,13 +130,12 @@ def largest_batches(measured: Costs) -> str:
 
 
 def growth(peaks: Mapping[int, float]) -> float | None:
-    """Power of the rows by which the peak grows: the steepest of the last steps, at least 1."""
-    last = sorted(peaks.items())[-DOUBLINGS - 1 :]
-    steps = [
-        math.log(peak / before) / math.log(rows / fewer)
-        for (fewer, before), (rows, peak) in pairwise(last)
-    ]
-    return max(1.0, *steps) if steps else None
+    """Power of the rows by which the peak grew over the last steps in size, at least 1."""
+    (fewer, before), *others = sorted(peaks.items())[-STEPS - 1 :]
+    if not others:
+        return None
+    rows, peak = others[-1]
+    return max(1.0, math.log(peak / before) / math.log(rows / fewer))
 
 
 def largest_batch(rows: int, peak: float, power: float) -> list[int]:

@@ -34,10 +34,10 @@ def test_a_whole_power_is_found_and_fills_the_budget(log: int, power: int, scale
     assert len(str(most).rstrip("0")) <= 2
 
 
-def test_the_steepest_of_the_last_two_steps_counts_and_none_is_below_linear() -> None:
-    assert cost_page.growth({64: 1.0, 128: 8.0, 256: 16.0, 512: 64.0}) == pytest.approx(2)
-    assert cost_page.growth({64: 1.0, 128: 4.0, 256: 8.0}) == pytest.approx(2)
-    assert cost_page.growth({64: 4.0, 128: 4.0, 256: 2.0}) == 1.0
+def test_the_growth_is_that_of_the_last_two_steps_and_linear_at_least() -> None:
+    assert cost_page.growth({64: 1.0, 128: 8.0, 256: 8.0, 512: 128.0}) == pytest.approx(2)
+    assert cost_page.growth({128: 8.0, 64: 1.0}) == pytest.approx(3)
+    assert cost_page.growth({64: 4.0, 128: 9.0, 256: 2.0}) == 1.0
     assert cost_page.growth({64: 1.0, 256: 16.0}) == pytest.approx(2)  # by rows, not by steps
     assert cost_page.growth({64: 1.0}) is None
 
