@@ -103,7 +103,7 @@ def test_a_side_stops_before_it_is_expected_to_exceed_the_memory(pretend: Any) -
 
 def test_a_side_stops_before_it_is_expected_to_exceed_the_seconds(pretend: Any) -> None:
     assert cost.LIMIT_SECONDS == 10
-    pretend(lambda side, rows: (1, 0.02 * rows if side == "ours" else (rows / 8) ** 3 / 8))
+    pretend(lambda side, rows: (1, 0.05 * rows if side == "ours" else (rows / 8) ** 3 / 8))
     # 1/8, 1, 8 s: 1 s grew eightfold, so 8 s are expected next; 64 s are not tried
     assert measured_rows(8, 16, 32, 64) == {"ours": [8, 16, 32, 64], "theirs": [8, 16, 32]}
     pretend(lambda side, rows: (1, 2.0))  # of the first step nothing is known: 8 times more
