@@ -136,10 +136,20 @@ def test_records_say_what_was_measured_of_which_embeddings(
             cost._main(what, name, json.dumps(plan), str(device), dtype)
         return [json.loads(line) for line in said.getvalue().splitlines()]
 
+    made: list[torch.dtype] = []
+
+    def watched(setting: Setting) -> losses.Pass:
+        made.append(setting.dtype)
+        return losses.of_product(setting)
+
+    product = losses.OF_EMBEDDINGS["product"]
+    sides = {name: losses.Side(side.title, watched) for name, side in product.sides.items()}
+    monkeypatch.setitem(losses.OF_EMBEDDINGS, "product", product._replace(sides=sides))
     monkeypatch.setattr(cost, "_in_fresh_process", in_this_process)
     arguments = ["cost", "--losses", "product", "--rows", "8", "66", "--dtype", "bfloat16"]
     done = CliRunner().invoke(app, [*arguments, "--results", str(tmp_path)])
     assert done.exit_code == 0, done.output
+    assert set(made) == {torch.bfloat16}
     found = read_costs(tmp_path)
     assert [(r["side"], r["rows"], r["classes"]) for r in found] == [
         ("floor", 8, 16),
