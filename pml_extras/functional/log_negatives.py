@@ -166,8 +166,8 @@ def _gradient(
     scores: ScoreTiles, sums: tuple[Tensor, Tensor], x: Tensor, y: Tensor, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     sides, symmetric = (scores.x, scores.y), scores.y is scores.x
-    if symmetric:  # both sums are one
-        grads = (grads[0] + grads[1],) * 2
+    if symmetric:  # the second sums are the first and were not handed out
+        grads = (grads[0], grads[0])
     share = [
         (r[side.order] / total).masked_fill_(total == 0, 0.0)
         for side, total, r in zip(sides, sums, grads, strict=True)

@@ -177,6 +177,15 @@ def test_no_scale_of_rows_leaves_the_range_of_float32(distances, factor):
     assert (grads[0] - grads[1]).norm() <= (1e-5 + 1e-6 * min(reach, 1e5)) * grads[1].norm()
 
 
+def test_short_rows_far_from_all_references_stay_in_range():
+    x = torch.full((3, 2), 1e-3)
+    y = torch.full((4, 2), 3e3) + torch.arange(4.0)[:, None]
+    of_x, of_y = log_negatives(x, torch.zeros(3), y, torch.ones(4), distances=True, tile=2)
+    expected = by_matrix(x.double(), torch.zeros(3), True, y.double(), torch.ones(4))
+    torch.testing.assert_close(of_x.double(), expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(of_y.double(), expected[1], rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("side", ["row", "reference"])
 def test_what_is_no_number_is_not_lost(side):
     x, labels = some_rows(20)
