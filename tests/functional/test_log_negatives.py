@@ -248,14 +248,39 @@ def test_nothing_of_the_size_of_the_matrix_is_made(distances, with_ref):
     assert largest.elements <= num * size
 
 
-def test_autocast_changes_nothing():
+@KINDS
+def test_autocast_changes_nothing(distances):
     x, labels = some_rows(dtype=torch.float32)
-    expected, _ = log_negatives(x, labels, distances=True, tile=40)
+    expected, _ = log_negatives(x, labels, distances=distances, tile=40)
     (grad,) = torch.autograd.grad(expected.sum(), x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        actual, _ = log_negatives(x, labels, distances=True, tile=40)
+        actual, _ = log_negatives(x, labels, distances=distances, tile=40)
         assert torch.equal(actual, expected)
         assert torch.equal(torch.autograd.grad(actual.sum(), x)[0], grad)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.ones(3)}, "x: expected"),
+        ({"labels": torch.ones(4)}, "labels: expected"),
+        ({"y": None}, "y_labels: expected to be given with `y`; got y_labels alone"),
+        ({"y_labels": None}, "y_labels: expected to be given with `y`; got y alone"),
+        ({"y_labels": torch.ones(4)}, "y_labels: expected"),
+        ({"tile": 0}, "tile: expected an integer >= 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, message):
+    arguments = {
+        "x": torch.ones(3, 2),
+        "labels": torch.ones(3),
+        "y": torch.ones(2, 2),
+        "y_labels": torch.ones(2),
+        "distances": True,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        log_negatives(arguments.pop("x"), arguments.pop("labels"), **arguments)
 
 
 def test_classes_of_any_kind_are_compared_by_value():

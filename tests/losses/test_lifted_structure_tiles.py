@@ -102,6 +102,15 @@ def test_nothing_of_the_size_of_the_matrix_is_made(loss_class, distance, with_re
 
 
 @BOTH
+def test_tiles_are_chosen_where_the_matrix_is_large(loss_class):
+    for num, most in ((40, 40**2), (600, 600**2 // 2)):
+        with Largest() as largest:
+            loss_class()(torch.randn(num, 2, requires_grad=True), torch.arange(num) // 4).backward()
+        assert largest.elements <= most
+    assert largest.elements >= 2 * 600
+
+
+@BOTH
 @pytest.mark.parametrize("elements", [1, 8, 50, 3000])
 def test_pairs_may_come_in_parts(loss_class, elements, monkeypatch):
     x, y = a_batch(40, classes=6)
