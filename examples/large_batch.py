@@ -2,13 +2,14 @@
 
 Each run is a process of its own that may take 640 MiB more than it starts with (on Linux), as a
 small GPU would have it. 512 images fit either way, and both gradients agree to rounding; 2,048 fit
-by chunks alone:
+by chunks alone. On Linux or macOS:
 
     python examples/large_batch.py
 """
 
 import multiprocessing
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -63,12 +64,13 @@ def measure(rows: int, by_chunks: bool) -> tuple[list[float], float, float] | No
         if "memory" not in str(error):
             raise
         return None
-    return grad.tolist(), (peak() - before) / 1024, time.perf_counter() - start
+    return grad.tolist(), peak() - before, time.perf_counter() - start
 
 
-def peak() -> int:
-    """Largest memory of this process so far, in KiB (on macOS in bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak() -> float:
+    """Largest memory of this process so far, in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main() -> None:

@@ -2,18 +2,30 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
-def devices_of(modules: Sequence[nn.Module], inputs: Sequence[object]) -> set[torch.device]:
-    """Where parameters, buffers and those ``inputs`` that are tensors are."""
-    held = chain.from_iterable((*m.parameters(), *m.buffers()) for m in modules)
-    return {x.device for x in (*held, *inputs) if isinstance(x, Tensor)}
+def devices_of(modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> set[torch.device]:
+    """Where parameters, buffers, replicas (of ``nn.DataParallel``) and ``tensors`` are."""
+    held = [*chain.from_iterable((*m.parameters(), *m.buffers()) for m in modules), *tensors]
+    replicated = [m for top in modules for m in top.modules() if isinstance(m, nn.DataParallel)]
+    return {x.device for x in held} | {
+        torch.device(p.device.type, i)
+        for m in replicated
+        for p in m.parameters()
+        for i in m.device_ids
+    }
+
+
+def versions(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """Which tensors they are and how often each has been written to, as autograd counts it."""
+    return [(id(x), x._version) for x in tensors if not x.is_inference()]
 
 
 class RandomState:
@@ -48,28 +60,56 @@ class AutocastState:
 
 
 class ModuleState:
-    """Copies of the buffers and of the extra state of all submodules in training mode.
+    """Copies of the buffers and of the extra state of all submodules, and their training modes.
 
-    Batch norm's running statistics, the vectors of spectral norm. Submodules in eval mode are taken
-    to leave theirs alone.
+    Batch norm's running statistics, the vectors of spectral norm.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        training = [m for module in modules for m in module.modules() if m.training]
-        self._buffers = [
-            (m, name, buffer.clone())
-            for m in training
-            for name, buffer in m.named_buffers(recurse=False)
-        ]
-        self._extra: list[tuple[nn.Module, Any]] = [
-            (m, copy.deepcopy(m.get_extra_state()))
-            for m in training
-            if type(m).get_extra_state is not nn.Module.get_extra_state
-        ]
+        self._buffers: dict[tuple[nn.Module, str], tuple[Tensor | None, Tensor | None]] = {}
+        self._extra: dict[nn.Module, Any] = {}
+        self._training: dict[nn.Module, bool] = {}
+        for module in modules:
+            self._take(module)
+
+    def _take(self, module: nn.Module) -> None:
+        for m in module.modules():
+            self._training[m] = m.training
+            for name, buffer in m._buffers.items():
+                self._buffers[m, name] = buffer, None if buffer is None else buffer.clone()
+            if type(m).get_extra_state is not nn.Module.get_extra_state:
+                self._extra[m] = copy.deepcopy(m.get_extra_state())
+
+    @contextlib.contextmanager
+    def taken_after_broadcasts(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        """``DistributedDataParallel`` sets buffers to those of rank 0 before its first forward."""
+        waiting: set[nn.Module] = {
+            m.module
+            for m in modules
+            if isinstance(m, DistributedDataParallel) and m.broadcast_buffers
+        }
+
+        def take(module: nn.Module, _: object) -> None:
+            if module in waiting:
+                waiting.remove(module)
+                self._take(module)
+
+        hooks = [module.register_forward_pre_hook(take) for module in waiting]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def restore(self) -> None:
-        for module, name, value in self._buffers:
-            getattr(module, name).copy_(value)  # in place: others may hold the tensor too
-        for module, state in self._extra:
+        for (module, name), (buffer, value) in self._buffers.items():
+            if buffer is not None and value is not None:
+                # in place, as others may hold the tensor too; by `data`, as graphs of other passes
+                # may hold it, and need not know: they find the value put back
+                buffer.data.copy_(value)
+            setattr(module, name, buffer)
+        for module, state in self._extra.items():
             module.set_extra_state(copy.deepcopy(state))
+        for module, training in self._training.items():
+            module.training = training

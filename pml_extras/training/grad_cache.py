@@ -7,18 +7,26 @@ from typing import Any
 import torch
 from pytorch_metric_learning.trainers import MetricLossOnly
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from pml_extras._checks import check_count, check_rows, refuse
 from pml_extras.functional.precision import at_least_float32
 from pml_extras.pooling import GeneralizedSumPooling
-from pml_extras.training._replay import AutocastState, ModuleState, RandomState, devices_of
+from pml_extras.training._replay import (
+    AutocastState,
+    ModuleState,
+    RandomState,
+    devices_of,
+    versions,
+)
 
 
 def cached_embeddings(
     embed: Callable[[Any], Tensor],
     chunks: Iterable[Any],
     *,
-    modules: Sequence[nn.Module] | None = None,
+    modules: nn.Module | Sequence[nn.Module] | None = None,
 ) -> Tensor:
     r"""Embeddings of a batch whose backward pass computes them again, one chunk at a time.
 
@@ -37,24 +45,29 @@ def cached_embeddings(
     Args:
         embed: a chunk -> (rows, D) floating; usually the network. What depends on more than its
             argument must come from torch's generators (CPU and CUDA), an enclosing autocast, or
-            buffers and extra state of ``modules``: these are the same in both passes. It leaves
-            its argument as it is.
+            from buffers, extra state and training modes of ``modules``: these are the same in both
+            passes. It leaves its argument as it is. Where it cuts the graph (a trunk under
+            ``no_grad``), nothing before the cut has a gradient, and nothing says so.
         chunks: what is given to ``embed``, in order: ``images.split(64)``, or batches of any other
             form. Held until the embeddings are released. They may lie in host memory, if ``embed``
             moves them.
-        modules: whatever has parameters or buffers in ``embed``; None where that is a module.
+        modules: one or several: whatever has parameters or buffers in ``embed``; None where that is
+            a module.
 
     Returns:
         (B, D), a leaf: B are the rows of all chunks together. ``loss.backward()`` adds to the
         ``grad`` of the parameters, as often as it is called; ``torch.autograd.grad`` sees the
-        embeddings and nothing behind them. Without graph where gradients are off, or where
+        embeddings and nothing behind them, as does ``inputs``: ``loss.backward(inputs=[weight])``
+        does nothing, ``inputs=[embeddings]`` all. Without graph where gradients are off, or where
         no parameter of ``modules`` needs one.
 
     Raises:
-        ValueError: ``embed`` is no module and ``modules`` is missing; ``chunks`` is one tensor, or
-            empty, or one of them needs a gradient itself; ``embed`` returns another form; a
-            ``GeneralizedSumPooling`` has not started, which it would do between chunks; in the
-            backward pass, ``create_graph=True``.
+        ValueError: ``embed`` is no module and ``modules`` is missing, or holds something else;
+            ``chunks`` is one tensor, or empty, or a tensor in it (in tuples, lists and dicts too)
+            needs a gradient itself; ``embed`` returns another form; a ``GeneralizedSumPooling`` has
+            not started, or a lazy module has no size, which would change between the passes; in the
+            backward pass, parameters or such tensors have been replaced or written to since the
+            first one, or ``create_graph=True``.
 
     What is as in one pass over the chunks with one graph: the gradient, with dropout too; the
     state of torch's generators afterwards; buffers, so that batch norm's running statistics are
@@ -75,30 +88,23 @@ def cached_embeddings(
     tensor([[10., 10., 10.],
             [10., 10., 10.]])
     """
-    if modules is None:
-        if not isinstance(embed, nn.Module):
-            expected = "the modules in `embed`, which is none itself"
-            raise refuse("modules", expected, "None", "Pass (trunk,).")
-        modules = (embed,)
-    modules, chunks = tuple(modules), _checked(chunks)
-    if not torch.is_grad_enabled() or not any(
-        p.requires_grad for m in modules for p in m.parameters()
-    ):
+    modules, chunks = _modules(embed, modules), _checked(chunks)
+    parameters = [p for module in modules for p in module.parameters()]
+    if not torch.is_grad_enabled() or not any(p.requires_grad for p in parameters):
         return torch.cat([_rows(embed, chunk) for chunk in chunks])
-    for part in (part for module in modules for part in module.modules()):
-        if isinstance(part, GeneralizedSumPooling) and part.training and not part.started:
-            expected, way_out = "its pooling to have started", "Call its start_from first."
-            raise refuse("modules", expected, "one that still averages", way_out)
+    _check_started(modules)
 
-    devices = devices_of(modules, chunks)
+    inputs = _tensors(chunks)
+    devices, given = devices_of(modules, inputs), versions(inputs)
     autocast, module_state = AutocastState(devices), ModuleState(modules)
     parts, random_states = [], []
-    with torch.no_grad():
+    with torch.no_grad(), module_state.taken_after_broadcasts(modules):
         for chunk in chunks:
             random_states.append(RandomState(devices))
             parts.append(_rows(embed, chunk))
         embeddings = torch.cat(parts)  # (B, D)
     torch.clear_autocast_cache()  # older torch keeps weights that it has cast without a graph
+    learnt = versions(parameters)
     sizes = [len(part) for part in parts]
     del parts
 
@@ -107,6 +113,12 @@ def cached_embeddings(
         assert grad is not None  # the hook runs where there is one
         if grad.requires_grad:
             raise refuse("create_graph", "False: there are first derivatives alone", "True")
+        if versions(inputs) != given:
+            expected, way_out = "the inputs of the first pass", "Pass copies."
+            raise refuse("chunks", expected, "changed ones", way_out)
+        if versions(p for module in modules for p in module.parameters()) != learnt:
+            expected, way_out = "the parameters of the first pass", "Step after backward."
+            raise refuse("modules", expected, "changed ones", way_out)
         now = ModuleState(modules)  # other batches may have passed since
         cuda = [device for device in devices if device.type == "cuda"]
         last = len(chunks) - 1
@@ -118,12 +130,37 @@ def cached_embeddings(
                     with _unsynchronised(() if at == last else modules):
                         with autocast.entered():
                             rows = _rows(embed, chunk)
-                        rows.backward(part)
+                        if rows.requires_grad:  # unless `embed` learns nothing from it
+                            rows.backward(part)
         finally:
             now.restore()
 
     embeddings.requires_grad_().register_post_accumulate_grad_hook(second_pass)
     return embeddings
+
+
+def _modules(embed: Callable[[Any], Tensor], modules: Any) -> tuple[nn.Module, ...]:
+    if modules is None:
+        if not isinstance(embed, nn.Module):
+            expected = "the modules in `embed`, which is none itself"
+            raise refuse("modules", expected, "None", "Pass (trunk,).")
+        modules = embed
+    found = (modules,) if isinstance(modules, nn.Module) else tuple(modules)
+    for module in found:
+        if not isinstance(module, nn.Module):
+            raise refuse("modules", "modules alone", type(module).__name__)
+    return found
+
+
+def _check_started(modules: Sequence[nn.Module]) -> None:
+    """Refuse what the first pass would make another module of."""
+    for part in (part for module in modules for part in module.modules()):
+        if isinstance(part, GeneralizedSumPooling) and part.training and not part.started:
+            expected, way_out = "its pooling to have started", "Call its start_from first."
+            raise refuse("modules", expected, "one that still averages", way_out)
+        if any(map(is_lazy, (*part.parameters(recurse=False), *part.buffers(recurse=False)))):
+            expected, way_out = "sizes that are known", "Call `embed` once without gradients."
+            raise refuse("modules", expected, type(part).__name__, way_out)
 
 
 def _checked(chunks: Iterable[Any]) -> tuple[Any, ...]:
@@ -133,11 +170,15 @@ def _checked(chunks: Iterable[Any]) -> tuple[Any, ...]:
     chunks = tuple(chunks)
     if not chunks:
         raise refuse("chunks", "at least one chunk", "none")
-    for chunk in chunks:
-        if torch.is_tensor(chunk) and chunk.requires_grad:
-            way_out = "Let `embed` compute what comes before, or detach it."
-            raise refuse("chunks", "inputs that need no gradient", "one that does", way_out)
+    if any(x.requires_grad for x in _tensors(chunks)):
+        way_out = "Let `embed` compute what comes before, or detach it."
+        raise refuse("chunks", "inputs that need no gradient", "one that does", way_out)
     return chunks
+
+
+def _tensors(chunks: tuple[Any, ...]) -> list[Tensor]:
+    """Those in tuples, lists and dicts too."""
+    return [x for x in tree_leaves(chunks) if torch.is_tensor(x)]
 
 
 def _rows(embed: Callable[[Any], Tensor], chunk: Any) -> Tensor:
@@ -173,11 +214,13 @@ class GradCache(MetricLossOnly):
             leaves that alone. Embeddings are float32 at least, whatever they were computed in:
             losses of pml cast their proxies for good where embeddings are half. (A region around
             ``train`` would go on with the weights that it has cast in its first iteration.)
-        scaler: scales the loss, and unscales gradients before they are clipped; for float16.
+        scaler: scales the loss, and unscales gradients before they are clipped; for float16. It
+            unscales what an optimizer steps: a clipper of anything else sees scaled gradients.
         **kwargs: of ``MetricLossOnly``.
 
     Raises:
-        ValueError: an argument is out of range; a batch is no tensor.
+        ValueError: an argument is out of range; with a scaler, two optimizers that are to step
+            share a parameter; a batch is no tensor.
     """
 
     def __init__(
@@ -197,6 +240,7 @@ class GradCache(MetricLossOnly):
         self.autocast = autocast
         self.scaler = torch.amp.GradScaler(enabled=False) if scaler is None else scaler
         super().__init__(*args, **kwargs)
+        self._check_unscaled_once()
 
     def compute_embeddings(self, data: Tensor) -> Tensor:
         """Embeddings of all inputs, by chunks."""
@@ -226,16 +270,29 @@ class GradCache(MetricLossOnly):
 
     def step_optimizers(self) -> None:
         """As pml; left out where scaled gradients are not finite."""
-        for optimizer in self._stepped():
+        stepped = self._stepped()
+        for optimizer in stepped:
             self.scaler.step(optimizer)
-        self.scaler.update()
+        if stepped:
+            self.scaler.update()
+
+    def _check_unscaled_once(self) -> None:
+        seen: set[Tensor] = set()
+        for optimizer in self._unfrozen() if self.scaler.is_enabled() else ():
+            held = set(_parameters(optimizer))
+            if held & seen:
+                expected = "each parameter in one optimizer: a scaler would divide twice"
+                raise refuse("optimizers", expected, "two that share one")
+            seen |= held
+
+    def _unfrozen(self) -> list[torch.optim.Optimizer]:
+        frozen = {f"{name}_optimizer" for name in self.freeze_these}
+        return [optimizer for name, optimizer in self.optimizers.items() if name not in frozen]
 
     def _stepped(self) -> list[torch.optim.Optimizer]:
         """Optimizers of what is not frozen and has a gradient: a scaler refuses others."""
-        frozen = {f"{name}_optimizer" for name in self.freeze_these}
-        return [
-            optimizer
-            for name, optimizer in self.optimizers.items()
-            if name not in frozen
-            and any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-        ]
+        return [o for o in self._unfrozen() if any(p.grad is not None for p in _parameters(o))]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])

@@ -190,6 +190,37 @@ def test_chunks_of_any_form_through_several_modules():
     torch.testing.assert_close(gradients(first, second), gradients(*others), **EXACT)
 
 
+class Cut(nn.Linear):
+    """A trunk that learns nothing."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_proxies_learn_beside_a_trunk_that_cuts_the_graph():
+    trunk, (x, labels) = Cut(14, SIZE).double(), batch()
+    grads = []
+    for embed in (one_graph, cached_embeddings):
+        torch.manual_seed(0)
+        loss = pml.ProxyAnchorLoss(CLASSES, SIZE).double()
+        loss(embed(trunk, x.flatten(1).split(5)), labels).backward()
+        grads.append(gradients(loss))
+        assert trunk.weight.grad is None
+    torch.testing.assert_close(*grads, **EXACT)
+
+
+def test_a_backward_pass_to_chosen_inputs_reaches_the_network_by_way_of_the_embeddings():
+    expected, actual = network().eval(), network().eval()
+    chunks = batch()[0].split(5)
+    square(one_graph(expected, chunks)).backward()
+    z = cached_embeddings(actual, chunks)
+    square(z).backward(inputs=list(actual.parameters()), retain_graph=True)
+    assert all(p.grad is None for p in actual.parameters())
+    square(z).backward(inputs=[z])
+    assert_alike(expected, actual)
+
+
 def test_a_scaled_loss_gives_scaled_gradients():
     expected, actual = network(), network()
     chunks = batch()[0].split(5)
@@ -202,22 +233,16 @@ def test_a_scaled_loss_gives_scaled_gradients():
         torch.testing.assert_close(a, 1024 * b, **EXACT)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((lambda x: x, [torch.ones(2, 3)]), "modules: expected .* Pass .trunk,."),
-        ((nn.Identity(), torch.ones(4, 3)), r"chunks: .* shape \(4, 3\)\. Split it"),
-        ((nn.Identity(), []), "chunks: expected at least one chunk; got none"),
-        ((nn.Linear(3, 2), [torch.ones(2, 3, requires_grad=True)]), "chunks: .* no gradient"),
-        ((nn.Flatten(0), [torch.ones(2, 3)]), r"embed\(chunk\): .* \(rows, size\)"),
-    ],
-)
-def test_what_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        cached_embeddings(*arguments)
+class Copied(nn.Module):
+    def forward(self, x):
+        return x.clone()
 
 
-def test_second_derivatives_are_refused():
-    z = cached_embeddings(network(), batch()[0].split(10))
-    with pytest.raises(ValueError, match="create_graph: expected False"):
-        square(z).backward(create_graph=True)
+def test_inputs_from_inference_mode_reach_a_network_that_copies_them():
+    with torch.inference_mode():
+        x = batch()[0]
+    expected, actual = network().eval(), network().eval()
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        embed_copy = nn.Sequential(Copied(), net)
+        square(embed(embed_copy, x.split(5))).backward()
+    assert_alike(expected, actual)

@@ -40,7 +40,7 @@ def parts(dtype=torch.float64):
     return {"trunk": trunk.to(dtype), "embedder": embedder.to(dtype)}, loss.to(dtype)
 
 
-def epoch(trainer, dtype=torch.float64, without=(), epochs=1, **arguments):
+def epoch(trainer, dtype=torch.float64, without=(), epochs=1, without_optimizer=(), **arguments):
     """Models, loss and what the hooks saw after an epoch."""
     models, loss = parts(dtype)
     learn = {**models, "metric_loss": loss}
@@ -50,7 +50,7 @@ def epoch(trainer, dtype=torch.float64, without=(), epochs=1, **arguments):
         "optimizers": {
             f"{name}_optimizer": torch.optim.Adam(module.parameters(), lr=0.05)
             for name, module in learn.items()
-            if name not in without
+            if name not in (*without, *without_optimizer)
         },
         "loss_funcs": {"metric_loss": loss},
         "freeze_trunk_batchnorm": True,
@@ -215,6 +215,36 @@ def test_a_step_with_gradients_that_are_not_finite_is_left_out():
     state, _ = epoch(cached(scaler=scaler), torch.float32, freeze_these=("embedder",))
     assert all(value.isfinite().all() for value in state.values())
     assert scaler.get_scale() < 2.0**127
+
+
+def test_a_scaler_has_nothing_to_do_where_nothing_steps():
+    frozen = {"freeze_these": ("trunk", "embedder"), "without_optimizer": ("metric_loss",)}
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1)
+    scaled, seen = epoch(cached(scaler=scaler), **frozen)
+    plain, expected_seen = epoch(cached(), **frozen)
+    assert seen == expected_seen
+    assert all(map(torch.equal, scaled.values(), plain.values()))
+    assert scaler.get_scale() == 8.0
+
+
+def sharing(**arguments):
+    """Two optimizers that hold the embedder."""
+
+    def trainer(optimizers, **more):
+        held = optimizers["embedder_optimizer"].param_groups[0]["params"]
+        optimizers["trunk_optimizer"].add_param_group({"params": held})
+        return GradCache(chunk_size=5, optimizers=optimizers, **arguments, **more)
+
+    return trainer
+
+
+def test_optimizers_that_share_a_parameter_are_refused_with_a_scaler():
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match=r"optimizers: expected each .* got two that share one"):
+        epoch(sharing(scaler=scaler))
+    epoch(sharing())
+    epoch(sharing(scaler=torch.amp.GradScaler("cpu", enabled=False)))
+    epoch(sharing(scaler=scaler), freeze_these=("embedder",))
 
 
 @pytest.mark.parametrize(

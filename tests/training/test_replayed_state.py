@@ -10,6 +10,7 @@ from torch import nn
 
 from pml_extras.pooling import GeneralizedSumPooling
 from pml_extras.training import cached_embeddings, grad_cache
+from pml_extras.training._replay import devices_of
 from tests.training.setting import (
     ROWS,
     SIZE,
@@ -34,14 +35,31 @@ def test_dropout_and_batch_norm_are_as_in_one_graph_over_the_chunks(rows, chunk_
 class Averaging(nn.Module):
     """Subtracts a running mean that it assigns anew in every pass."""
 
-    def __init__(self):
+    def __init__(self, start=0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(SIZE, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(SIZE, dtype=torch.float64))
+        self.register_buffer("mean", None if start is None else torch.zeros(SIZE).double() + start)
 
     def forward(self, x):
-        self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(dim=0)
+        mean = x.detach().mean(dim=0)
+        self.mean = mean if self.mean is None else 0.5 * self.mean + 0.5 * mean
         return (x - self.mean) * self.weight
+
+
+class Counting(nn.Linear):
+    """Scales by a number that is neither buffer nor parameter, and grows with every pass."""
+
+    passes = 0.0
+
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x) * self.passes
+
+    def get_extra_state(self):
+        return {"passes": self.passes}
+
+    def set_extra_state(self, state):
+        self.passes = state["passes"]
 
 
 @pytest.mark.parametrize(
@@ -51,12 +69,82 @@ class Averaging(nn.Module):
             nn.Linear(SIZE, SIZE).double(), n_power_iterations=1
         ),
         Averaging(),
+        Averaging().eval(),
+        Averaging(None),
     ],
-    ids=["spectral norm", "running mean"],
+    ids=["spectral norm", "running mean", "in eval mode", "from the first pass on"],
 )
 def test_buffers_that_steer_the_output_are_those_of_the_first_pass(layer):
     net = nn.Sequential(network(), layer)
     assert_alike(*both(net, batch()[0].split(5)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_extra_state_that_steers_the_output_is_that_of_the_first_pass(training):
+    layer = Counting(SIZE, SIZE).double().train(training)
+    chunks = batch()[0].split(5)
+    expected, actual = both(nn.Sequential(network(), layer), chunks)
+    assert_alike(expected, actual)
+    assert actual[1].passes == expected[1].passes == len(chunks)
+
+
+def test_one_module_is_taken_with_its_own_buffers():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            self.scale = self.scale + 1
+            return super().forward(x) * self.scale
+
+    expected, actual = Net(network()), Net(network())
+    chunks = batch()[0].split(5)
+    for net, embed in (
+        (expected, one_graph),
+        (actual, lambda net, chunks: cached_embeddings(lambda x: net(x), chunks, modules=net)),
+    ):
+        net.register_buffer("scale", torch.zeros(()).double())
+        torch.manual_seed(7)
+        square(embed(net, chunks)).backward()
+    assert_alike(expected, actual)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["eval before", "train before"])
+def test_training_modes_are_those_of_the_first_pass_and_stay_as_they_are(before):
+    expected, actual = network().train(not before), network().train(not before)
+    chunks = batch()[0].split(5)
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        z = embed(net, chunks)
+        net.train(before)
+        square(z).backward()
+        assert all(part.training is before for part in net.modules())
+    assert_alike(expected, actual)
+
+
+@pytest.mark.parametrize("cached_first", [True, False])
+def test_cached_and_plain_passes_of_one_network_go_into_one_loss(cached_first):
+    expected, actual = network(), network()
+    chunks, more = batch()[0].split(5), batch(31)[0]
+    for net, embed in ((expected, one_graph), (actual, cached_embeddings)):
+        torch.manual_seed(7)
+        if cached_first:
+            z, plain = embed(net, chunks), net(more)
+        else:
+            plain, z = net(more), embed(net, chunks)
+        (square(z) + square(plain)).backward()
+    assert_alike(expected, actual)
+
+
+def test_a_buffer_is_the_same_tensor_before_and_after():
+    net = network()
+    held = list(net.buffers())
+    square(cached_embeddings(net, batch()[0].split(5))).backward()
+    assert all(map(lambda a, b: a is b, net.buffers(), held))
+
+
+def test_replicas_have_generators_too():
+    net = nn.DataParallel(network())
+    net.device_ids = [0, 3]
+    kind = net.module[0].weight.device.type
+    assert {torch.device(kind, 0), torch.device(kind, 3)} < devices_of([nn.Sequential(net)], [])
 
 
 def test_a_pooling_is_to_start_before():
