@@ -36,6 +36,12 @@ def gradients(*modules):
     return [p.grad for module in modules for p in module.parameters()]
 
 
+def distance(actual, expected):
+    """Of the gradients of two networks, relative."""
+    a, b = (torch.cat([g.flatten() for g in gradients(net)]) for net in (actual, expected))
+    return (a - b).norm() / b.norm()
+
+
 def square(rows):
     """A loss in which every row meets every other one."""
     return (rows @ rows.T).logsumexp(dim=1).square().mean()

@@ -1,5 +1,6 @@
-"""Two processes with batches and numbers of chunks of their own: gradients are averaged once."""
+"""Two processes with batches and numbers of chunks of their own, and buffers of one of them."""
 
+import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,11 +40,8 @@ def average_in(counts, name):
     return hook
 
 
-def work(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
-    )
+def steps_of_two_modules(rank):
+    """Gradients, and how often they were averaged."""
     modules, counts = setting(), {}
     trunk, embedder = parallel = [DistributedDataParallel(module) for module in modules]
     for name, module in zip(("trunk", "embedder"), parallel, strict=True):
@@ -57,8 +55,57 @@ def work(rank, folder):
         z = cached_embeddings(lambda x: embedder(trunk(x)), chunks, modules=parallel)
         value(z).backward()
         found.append([p.grad.clone() for module in modules for p in module.parameters()])
-    torch.save((found, counts), f"{folder}/{rank}.pt")
+    return found, counts
+
+
+class Averaging(nn.Module):
+    """Subtracts a running mean, of which processes have their own until the next broadcast."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.mean.mul_(0.5).add_(0.5 * x.mean(dim=0))
+        return (x - self.mean) * self.weight
+
+
+def steps_with_buffers(rank):
+    """By chunks and in one graph."""
+    found = []
+    for by_chunks in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 3).double(), nn.Tanh(), Averaging())
+        parallel = DistributedDataParallel(net)
+        for step in range(STEPS):
+            chunks = batches(step)[rank].split(CHUNK_SIZES[rank])
+            net.zero_grad()
+            if by_chunks:
+                z = cached_embeddings(parallel, chunks)
+                hooks = len(net._forward_pre_hooks)
+            else:  # it broadcasts once a step here too
+                z = torch.cat([parallel(chunks[0]), *map(net, chunks[1:])])
+            value(z).backward()
+            found.append([*(p.grad.clone() for p in net.parameters()), net[2].mean.clone()])
+    return found[:STEPS], found[STEPS:], hooks
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
+    )
+    torch.save((steps_of_two_modules(rank), steps_with_buffers(rank)), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 def alone(step):
@@ -71,10 +118,19 @@ def alone(step):
     return [p.grad for module in (trunk, embedder) for p in module.parameters()]
 
 
-def test_ranks_average_the_gradients_of_all_their_chunks_once_a_step(tmp_path):
-    multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=WORLD)
+def test_ranks_average_the_gradients_of_all_their_chunks_once_a_step(ranks):
     for rank in range(WORLD):
-        found, counts = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        found, counts = ranks[rank][0]
         assert counts == {"trunk": STEPS, "embedder": STEPS}
         for step in range(STEPS):
             torch.testing.assert_close(found[step], alone(step), rtol=1e-12, atol=1e-14)
+
+
+def test_ranks_replay_the_buffers_that_they_have_been_sent(ranks):
+    means = []
+    for rank in range(WORLD):
+        actual, expected, hooks = ranks[rank][1]
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
+        assert hooks == 0
+        means.append(actual[-1][-1])
+    assert not torch.allclose(*means)

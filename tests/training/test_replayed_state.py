@@ -17,6 +17,7 @@ from tests.training.setting import (
     assert_alike,
     batch,
     both,
+    distance,
     gradients,
     network,
     one_graph,
@@ -30,6 +31,12 @@ def test_dropout_and_batch_norm_are_as_in_one_graph_over_the_chunks(rows, chunk_
     expected, actual = both(network(), chunks)
     assert_alike(expected, actual)
     assert actual[1].num_batches_tracked == 1 + len(chunks)  # once for network()
+
+
+@pytest.mark.parametrize("chunk_size", [5, 9, 23])
+def test_so_are_they_in_float32(chunk_size):
+    expected, actual = both(network(torch.float32), batch(ROWS, torch.float32)[0].split(chunk_size))
+    assert distance(actual, expected) <= 1e-6
 
 
 class Averaging(nn.Module):
