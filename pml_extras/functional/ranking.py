@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from pml_extras._checks import check_vector
+from pml_extras._checks import check_one_of, check_positive, check_vector
+
+PNP_VARIANTS = ("Ds", "Dq", "Iu", "Ib", "O")
+"""Of :func:`pnp`."""
 
 
 def soft_count(candidates: Tensor, score: Tensor, row: Tensor) -> Tensor:
@@ -73,12 +76,17 @@ def pnp(before: Tensor, *, variant: str, alpha: float, b: float) -> Tensor:
     Returns:
         The shape of ``before``; 0 where it is 0.
 
+    Raises:
+        ValueError: another variant, or ``alpha`` or ``b`` is not a finite number above 0.
+
     Source: Li et al., "Rethinking the Optimization of Average Precision: Only Penalizing Negative
     Instances before Positive Ones is Enough", AAAI 2022, https://arxiv.org/abs/2102.04640.
 
     >>> pnp(torch.tensor([0.0, 1.0]), variant="Dq", alpha=2.0, b=2.0)
     tensor([0.0000, 0.7500])
     """
+    check_one_of(PNP_VARIANTS, variant=variant)
+    check_positive(alpha=alpha, b=b)
     if variant == "Iu":
         return (1 + before) * before.log1p()
     if variant == "Ib":

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pml_extras._checks import check_rows
 from pml_extras.functional.pairwise import euclidean_distance
+from pml_extras.functional.precision import at_least_float32
 
 
 def snr_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -37,10 +38,13 @@ def snr_distance(x: Tensor, y: Tensor) -> Tensor:
     tensor([[0.0000, 9.0000]])
     """
     check_rows(x=x, y=y)
+    same = y is x
+    x = at_least_float32(x)
     centred = _centred(x)
-    noise = euclidean_distance(centred, None if y is x else _centred(y)).square()  # (B, R)
-    signal = centred.square().sum(dim=1).to(noise.dtype)  # (B,)
-    rounding = 4 * torch.finfo(x.dtype).eps * x.detach().norm(dim=1).to(noise.dtype)
+    other = None if same else _centred(at_least_float32(y))
+    noise = euclidean_distance(centred, other).square()  # (B, R)
+    signal = centred.square().sum(dim=1)  # (B,)
+    rounding = 4 * torch.finfo(x.dtype).eps * x.detach().norm(dim=1)
     silent = signal <= rounding.square()
     noise = noise.masked_fill(silent[:, None], 0.0)
     return noise / signal.masked_fill(silent, 1.0)[:, None]

@@ -30,29 +30,39 @@ Block = Callable[[Tensor, Tensor, Part], Tensor]
 
 
 class SameClass(NamedTuple):
-    """Pairs (i, j) of one class, sorted by i and then by j; those of row i start at starts[i]."""
+    """Pairs (i, j) of one class, sorted by i and then by j; those of row i start at starts[i].
+
+    ``code[i] == ref_code[j]`` for these pairs alone: for masks of a backward pass, since the labels
+    of a batch may be overwritten before it.
+    """
 
     i: Tensor
     j: Tensor
     starts: list[int]
+    code: Tensor
+    ref_code: Tensor
 
 
 def same_class_pairs(labels: Tensor, ref_labels: Tensor, *, without_self: bool) -> SameClass:
     """Positions (i, j) with ``labels[i] == ref_labels[j]``, without a (B, R) mask.
 
     Args:
-        labels: (B,) classes.
+        labels: (B,) classes; a NaN is a class of its own.
         ref_labels: (R,) classes, of any type that compares with those.
         without_self: leave out i == j, for labels compared with themselves.
 
     Returns:
-        i and j, each (P,) int64, and B + 1 starts; memory O(B + R + P).
+        i and j, each (P,) int64, B + 1 starts, and codes, (B,) and (R,) int64; memory O(B + R + P).
 
-    >>> same_class_pairs(torch.tensor([1, 0]), torch.tensor([0, 1, 1]), without_self=False)
-    SameClass(i=tensor([0, 0, 1]), j=tensor([1, 2, 0]), starts=[0, 2, 3])
+    >>> same_class_pairs(torch.tensor([1, 0]), torch.tensor([0, 1, 1]), without_self=False)[:3]
+    (tensor([0, 0, 1]), tensor([1, 2, 0]), [0, 2, 3])
     """
-    _, code = torch.cat([labels, ref_labels]).unique(return_inverse=True)
-    code, ref_code = code.split([len(labels), len(ref_labels)])
+    if without_self or ref_labels is labels:  # one code, also for a NaN, which is no other's equal
+        _, code = labels.unique(return_inverse=True)
+        ref_code = code
+    else:
+        _, codes = torch.cat([labels, ref_labels]).unique(return_inverse=True)
+        code, ref_code = codes.split([len(labels), len(ref_labels)])
     order = ref_code.argsort(stable=True)
     members = ref_code[order]
     first = torch.searchsorted(members, code)  # (B,)
@@ -63,7 +73,7 @@ def same_class_pairs(labels: Tensor, ref_labels: Tensor, *, without_self: bool) 
     if without_self:
         other = i != j
         i, j, count = i[other], j[other], count - 1
-    return SameClass(i, j, [0, *count.cumsum(0).tolist()])
+    return SameClass(i, j, [0, *count.cumsum(0).tolist()], code, ref_code)
 
 
 def lines_at_a_time(tile: int | None, size: int, device: torch.device) -> int:
@@ -117,11 +127,13 @@ def upper_tiles(size: int, lines: int) -> Iterator[tuple[slice, slice]]:
 def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tensor:
     """``block`` over one part after the other, each computed again in the backward pass.
 
-    A single part is left to autograd: nothing is computed twice. A gradient that is
-    itself differentiated (``create_graph=True``) holds all parts.
+    A single part is left to autograd: nothing is computed twice, and a backward pass inside an
+    autocast region rounds its products, where that of parts does not. A gradient that is itself
+    differentiated (``create_graph=True``, and any of ``torch.func``) holds all parts.
 
     Args:
-        block: what each part gives; gradients flow to its first two arguments alone.
+        block: what each part gives; gradients flow to its first two arguments alone. It runs again
+            in the backward pass: what else it reads has to be the same then.
         x: (B, D), of which a part sees its rows.
         y: (R, D), which each part sees whole.
         parts: in the order of their items, which they cover without overlap.
@@ -141,22 +153,26 @@ def in_parts(block: Block, x: Tensor, y: Tensor, parts: Sequence[Part]) -> Tenso
 
 class _InParts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, block: Block, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
-        ctx.block, ctx.parts = block, parts
-        ctx.save_for_backward(x, y)
+    def forward(block: Block, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
         result = x.new_empty(parts[-1].items.stop)  # small results kept between large tiles would
         for part in parts:  # leave gaps in the heap that no tile fits into: gigabytes
             result[part.items] = block(x[part.rows], y, part)
         return result
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.block, ctx.parts, x, y = inputs
+        ctx.save_for_backward(x, y)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor | None, Tensor | None]:
         of_x, of_y = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # this gradient is to be differentiated: hold every part
             sides = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]  # x may be y
-            value = torch.cat([ctx.block(sides[0][p.rows], sides[1], p) for p in ctx.parts])
             wanted = [side for side, of in zip(sides, (of_x, of_y), strict=True) if of]
-            grads = list(torch.autograd.grad(value, wanted, grad, create_graph=True))
+            with no_autocast(sides[0]):
+                value = torch.cat([ctx.block(sides[0][p.rows], sides[1], p) for p in ctx.parts])
+                grads = list(torch.autograd.grad(value, wanted, grad, create_graph=True))
             second = grads.pop() if of_y else None
             return None, None, grads.pop() if of_x else None, second
         x, y = (tensor.detach() for tensor in ctx.saved_tensors)

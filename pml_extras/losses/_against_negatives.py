@@ -1,7 +1,8 @@
 """What losses of one positive pair against all negatives of its anchor share."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
@@ -25,6 +26,18 @@ from pml_extras.functional.tiles import (
 )
 
 
+class Formulas(NamedTuple):
+    """What a loss makes of similarities or distances, by the numbers that it held when asked.
+
+    ``negative_score(compared)`` is the exponent of a negative pair, and
+    ``pair_losses(compared, log_negatives)`` are (P,) losses of positive pairs, from what is
+    compared and the log-sum-exp of each one's anchor.
+    """
+
+    negative_score: Callable[[Tensor], Tensor]
+    pair_losses: Callable[[Tensor, Tensor], Tensor]
+
+
 class AgainstNegatives(FullPrecisionLoss):
     """A loss that sees of the negatives of an anchor their log-sum-exp alone.
 
@@ -38,12 +51,8 @@ class AgainstNegatives(FullPrecisionLoss):
         self.tile = tile
 
     @abstractmethod
-    def negative_score(self, compared: Tensor) -> Tensor:
-        """Exponent of a negative pair, from its similarity or distance."""
-
-    @abstractmethod
-    def pair_losses(self, compared: Tensor, log_negatives: Tensor) -> Tensor:
-        """(P,) from the similarity or distance of each pair and its anchor's log-sum-exp."""
+    def formulas(self) -> Formulas:
+        """Those of this call, to which a backward pass comes back after attributes may change."""
 
     def compute_loss(
         self,
@@ -68,24 +77,28 @@ class AgainstNegatives(FullPrecisionLoss):
     ) -> tuple[Tensor, Tensor, Tensor]:
         query, ref, matrix, _ = compared
         i, j, k, l = listed_pairs(indices_tuple, query.device)  # noqa: E741
+        formulas = self.formulas()
         whole = matrix(query, ref)  # (B, R)
-        score = self.negative_score(whole[k, l])  # (N,)
+        score = formulas.negative_score(whole[k, l])  # (N,)
         log_negatives = segment_logsumexp(score, k, len(query))  # (B,)
-        return i, j, self.pair_losses(whole[i, j], log_negatives[i])
+        return i, j, formulas.pair_losses(whole[i, j], log_negatives[i])
 
     def _of_labels(
         self, compared: Comparison, labels: Tensor, ref_labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         query, ref, matrix, by_rows = compared
+        formulas = self.formulas()
         pairs = same_class_pairs(labels, ref_labels, without_self=ref is query)
+        # Parts have gradients of rows alone.
+        by_rows = by_rows and not any(learned.requires_grad for learned in self.parameters())
         lines = lines_at_a_time(self.tile, len(ref), query.device) if by_rows else len(query)
 
         def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
             some = matrix(x, y)  # (rows, R)
-            negative = labels[part.rows, None] != ref_labels
-            log_negatives = masked_logsumexp(self.negative_score(some), negative)  # (rows,)
+            negative = pairs.code[part.rows, None] != pairs.ref_code
+            log_negatives = masked_logsumexp(formulas.negative_score(some), negative)  # (rows,)
             row = pairs.i[part.items] - part.rows.start
-            return self.pair_losses(some[row, pairs.j[part.items]], log_negatives[row])
+            return formulas.pair_losses(some[row, pairs.j[part.items]], log_negatives[row])
 
         losses = in_parts(block, query, ref, parts_of_rows(pairs.starts, lines))
         return pairs.i, pairs.j, losses

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pml_extras._checks import check_positive
 from pml_extras._distances import comparison
 from pml_extras.functional.tiles import (
     Part,
@@ -34,22 +35,23 @@ def mean_over_positives(
     ``tile`` positives at a time are held beside all rows, whatever the sizes of the classes.
     """
     rows, ref, matrix, by_rows = comparison(distance, embeddings, embeddings)
-    _, j, starts = pairs = same_class_pairs(labels, labels, without_self=False)
+    check_positive(temperature=temperature)  # a tensor here would have no gradient from tiles
+    i, j, starts, code, _ = same_class_pairs(labels, labels, without_self=False)
     num, device = len(rows), rows.device
     counts = torch.tensor([b - a for a, b in pairwise(starts)], device=device)  # (B,)
     firsts = counts.cumsum(0) - counts
 
     def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
         sim = matrix(x, y) / temperature  # (rows, B)
-        negatives = sim.masked_fill(labels[part.rows, None] == labels, -torch.inf)
+        negatives = sim.masked_fill(code[part.rows, None] == code, -torch.inf)
         most = max(b - a for a, b in pairwise(starts[part.rows.start : part.rows.stop + 1]))
         nth = torch.arange(most, device=device)
         member = (firsts[part.rows, None] + nth).clamp(max=len(j) - 1)  # (rows, most)
         positives = sim.gather(1, j[member])
         positives = positives.masked_fill(nth >= counts[part.rows, None], -torch.inf)
-        row = pairs.i[part.items] - part.rows.start
+        row = i[part.items] - part.rows.start
         return value(positives, negatives, sim[row, j[part.items]], row)
 
     lines = lines_at_a_time(tile, num, device) if by_rows else len(j)
     values = in_parts(block, rows, ref, parts_of_items(starts, lines))  # (P,)
-    return values.new_zeros(num).index_add(0, pairs.i, values) / counts, counts
+    return values.new_zeros(num).index_add(0, i, values) / counts, counts

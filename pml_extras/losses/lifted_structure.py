@@ -88,7 +88,7 @@ class _TwoMargins(FullPrecisionLoss):
 
     def _of_tiles(self, compared: Comparison, labels: Tensor, ref_labels: Tensor) -> _Pairs:
         query, ref = compared.query, None if compared.ref is compared.query else compared.ref
-        i, j, starts = same_class_pairs(labels, ref_labels, without_self=ref is None)
+        i, j, starts, *_ = same_class_pairs(labels, ref_labels, without_self=ref is None)
         distances = is_euclidean(self.distance)
 
         def block(x: Tensor, y: Tensor, part: Part) -> Tensor:

@@ -1,5 +1,6 @@
 """PNP loss: a drop-in for pytorch-metric-learning's, at memory linear in the batch."""
 
+from functools import partial
 from typing import Any
 
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -14,7 +15,7 @@ from pml_extras._pml import (
     refuse_references,
     required_labels,
 )
-from pml_extras.functional.ranking import pnp, soft_count
+from pml_extras.functional.ranking import PNP_VARIANTS, pnp, soft_count
 from pml_extras.losses._over_positives import mean_over_positives
 
 
@@ -53,14 +54,15 @@ class PNPLoss(FullPrecisionLoss):
     a row alone is a negative of others only.
 
     Departures from pml 2.9.0: one loss a row, which any reducer may take (pml: their mean, already
-    reduced); a float16 batch has a finite gradient; numbers out of their ranges are refused.
+    reduced); a float16 batch has a finite gradient; numbers out of their ranges are refused, those
+    that the variant does not use among them; a temperature is a number (pml: or a tensor).
 
     Raises:
         ValueError: an argument out of its range, another distance than the cosine, no labels, a
             miner's tuple, or references.
     """
 
-    VARIANTS = ("Ds", "Dq", "Iu", "Ib", "O")
+    VARIANTS = PNP_VARIANTS
 
     def __init__(
         self,
@@ -97,12 +99,13 @@ class PNPLoss(FullPrecisionLoss):
         refuse_references(embeddings, ref_emb, "PNP ranks the rows of one batch.")
         labels, _ = required_labels(labels, ref_labels)
 
-        def penalty(_: Tensor, negatives: Tensor, score: Tensor, row: Tensor) -> Tensor:
-            before = soft_count(negatives, score, row)
-            return pnp(before, variant=self.variant, alpha=self.alpha, b=self.b)
+        penalty = partial(pnp, variant=self.variant, alpha=self.alpha, b=self.b)
+
+        def value(_: Tensor, negatives: Tensor, score: Tensor, row: Tensor) -> Tensor:
+            return penalty(soft_count(negatives, score, row))
 
         means, counts = mean_over_positives(
-            penalty,
+            value,
             self.distance,
             embeddings,
             labels,

@@ -1,6 +1,7 @@
 """Tuplet margin loss: a drop-in for pytorch-metric-learning's, at memory linear in the batch."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from pml_extras._checks import check_finite, check_positive
 from pml_extras._distances import distance_matrix, require_distance
 from pml_extras._pml import LossDict, pairs_of
 from pml_extras.functional.tuplet_margin import tuplet_margin
-from pml_extras.losses._against_negatives import AgainstNegatives
+from pml_extras.losses._against_negatives import AgainstNegatives, Formulas
 
 
 class TupletMarginLoss(AgainstNegatives):
@@ -80,12 +81,12 @@ class TupletMarginLoss(AgainstNegatives):
             self._record_angles(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
-    def negative_score(self, compared: Tensor) -> Tensor:
-        return self.scale * compared
-
-    def pair_losses(self, compared: Tensor, log_negatives: Tensor) -> Tensor:
-        margin = math.radians(self.margin)
-        return tuplet_margin(compared, log_negatives, margin=margin, scale=self.scale)
+    def formulas(self) -> Formulas:
+        margin, scale = math.radians(self.margin), self.scale
+        return Formulas(
+            lambda compared: scale * compared,
+            partial(tuplet_margin, margin=margin, scale=scale),
+        )
 
     @torch.no_grad()
     def _record_angles(

@@ -27,13 +27,13 @@ def test_pairs_of_a_class_are_those_of_its_mask(data, without_self):
     mask = y[:, None] == ref
     if without_self:
         mask.fill_diagonal_(False)
-    i, j, starts = same_class_pairs(y, ref, without_self=without_self)
+    i, j, starts, *_ = same_class_pairs(y, ref, without_self=without_self)
     assert torch.equal(torch.stack([i, j]), torch.stack(mask.nonzero(as_tuple=True)))
     assert starts == starts_of(mask.sum(1).tolist())
 
 
 def test_labels_of_two_types_compare_by_value():
-    i, j, _ = same_class_pairs(
+    i, j, *_ = same_class_pairs(
         torch.tensor([2, 1]), torch.tensor([1, 2, 2], dtype=torch.int32), without_self=False
     )
     assert i.tolist() == [0, 0, 1]
