@@ -50,5 +50,22 @@ def snr_distance(x: Tensor, y: Tensor) -> Tensor:
     return noise / signal.masked_fill(silent, 1.0)[:, None]
 
 
+def sum_above_zero(hinge: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Row-wise sum of those members that are above 0, and how many they are.
+
+    Args:
+        hinge: (B, R) float; NaN is not above 0.
+        member: (B, R) bool.
+
+    Returns:
+        (B,) sums, 0 with zero gradient for a row without any, and (B,) numbers, int64.
+
+    >>> sum_above_zero(torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[True, True, False]]))
+    (tensor([0.5000]), tensor([1]))
+    """
+    counted = member & (hinge > 0)
+    return hinge.masked_fill(~counted, 0.0).sum(dim=1), counted.sum(dim=1)
+
+
 def _centred(rows: Tensor) -> Tensor:
     return rows - rows.mean(dim=1, keepdim=True)

@@ -16,13 +16,18 @@ def slack_cosine(cosine: Tensor, *, margin: float) -> Tensor:
 
     The arc cosine is not taken: it is NaN for a cosine that rounding has carried beyond 1.
 
+    What the rounding of a cosine has lost stays lost: an error of :math:`\epsilon` leaves a small
+    angle one of :math:`\epsilon / \theta^2` of itself. Measured, for the gradient of rows at a
+    margin of 5.73 degrees: 0.3 % at 3e-3 radians in float32, 2 % at 1e-3, 20 % at 3e-4; in float64
+    0.4 % at 1e-7, 20 % at 1e-8.
+
     Args:
         cosine: any shape, floating; taken as 1 or -1 beyond these.
         margin: :math:`\beta` in radians.
 
     Returns:
-        The shape of ``cosine``. Where the squared sine is below 16 roundings (an angle of 1.4e-3 in
-        float32, 6e-8 in float64) it is noise: there the sine is 0 with zero gradient.
+        The shape of ``cosine``. Exact to rounding for the cosine that is given, in value and
+        gradient; at 1 and -1, where the sine has no derivative, it is 0 with zero gradient.
 
     Raises:
         ValueError: ``margin`` is not finite.
@@ -33,7 +38,7 @@ def slack_cosine(cosine: Tensor, *, margin: float) -> Tensor:
     check_finite(margin=margin)
     cosine = cosine.clamp(-1, 1)
     squared = (1 - cosine) * (1 + cosine)
-    straight = squared <= 16 * torch.finfo(cosine.dtype).eps
+    straight = squared <= 0
     sine = squared.masked_fill(straight, 1.0).sqrt().masked_fill(straight, 0.0)
     return math.cos(margin) * cosine + math.sin(margin) * sine
 

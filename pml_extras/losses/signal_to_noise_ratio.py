@@ -2,18 +2,24 @@
 
 from typing import Any
 
+import torch
 from pytorch_metric_learning.distances import SNRDistance
-from pytorch_metric_learning.reducers import AvgNonZeroReducer
+from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from torch import Tensor
 
 from pml_extras._checks import check_finite
-from pml_extras._distances import distance_matrix, require_distance
+from pml_extras._distances import Comparison, comparison, require_distance
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
+    StackedReducers,
+    already_reduced_parts,
     pairs_of,
     per_pair,
+    required_labels,
 )
+from pml_extras.functional.snr import sum_above_zero
+from pml_extras.functional.tiles import Part, in_parts, lines_at_a_time, parts_of_rows
 
 
 class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
@@ -42,10 +48,12 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
     A miner's tuple: (a1, p) are the positive pairs, (a2, n) the negative ones; a pair listed twice
     counts twice. References (``ref_emb``) are the other side of the pairs.
 
-    Memory: O(B R) for the list of pairs that a reducer is given; nothing of size B R D.
+    Memory: O(B D + R D) and some rows of the (B, R) matrix at a time, with the default reducer,
+    which averages what is above 0: nothing needs a list of pairs. A tuple, another reducer (or a
+    subclass), one that collects statistics and a subclass of ``SNRDistance`` have lists, O(B R).
 
     Output: the sub-losses ``pos_loss``, "pos_pair", and ``neg_loss``, "neg_pair": one value a pair,
-    both orders of each.
+    both orders of each; where there are no lists each is a mean, "already_reduced".
 
     Departures from pml 2.9.0: an anchor without signal, all of whose coordinates are equal, is at
     ratio 0 with zero gradient (pml: a division by 0); a tuple of one pair is computed (pml: 0).
@@ -72,8 +80,17 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         ref_labels: Tensor | None,
     ) -> LossDict:
         same = ref_emb is embeddings
+        compared = comparison(self.distance, embeddings, ref_emb)
+        dense = indices_tuple is not None or torch.compiler.is_compiling()
+        if compared.by_rows and not dense and self._needs_no_list():
+            labels, ref_labels = required_labels(labels, ref_labels)
+            means = self._means_above_zero(compared, labels.clone(), ref_labels.clone())
+            nothing = (0 * embeddings).sum()  # what the reducer has where no hinge is above 0
+            return already_reduced_parts(
+                {name: torch.where(mean > 0, mean, nothing) for name, mean in means.items()}
+            )
         pairs = pairs_of(indices_tuple, labels, ref_labels, embeddings.device, ref_is_batch=same)
-        ratio = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
+        ratio = compared.matrix(compared.query, compared.ref)  # (B, R)
         loss_dict = self.zero_losses()  # of a kind without pairs
         if len(pairs.i) > 0:
             pull = (ratio[pairs.i, pairs.j] - self.pos_margin).clamp(min=0)  # (P,)
@@ -82,6 +99,40 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
             push = (self.neg_margin - ratio[pairs.k, pairs.l]).clamp(min=0)  # (N,)
             loss_dict["neg_loss"] = per_pair(push, pairs.k, pairs.l, "neg_pair")
         return loss_dict  # type: ignore[no-any-return]
+
+    def _needs_no_list(self) -> bool:
+        """Whether both sub-losses go to pml's reducer that averages what is above 0, unrecorded."""
+        if type(self.reducer) not in (StackedReducers, MultipleReducers):
+            return False
+        reducers = dict(self.reducer.reducers.items())
+        return all(
+            type(reducer) is AvgNonZeroReducer and not reducer.collect_stats
+            for reducer in (reducers.get(name) for name in self._sub_loss_names())
+        )
+
+    def _means_above_zero(
+        self, compared: Comparison, labels: Tensor, ref_labels: Tensor
+    ) -> dict[str, Tensor]:
+        """0-dim mean of the hinges above 0 by sub-loss, 0 without any; labels are not changed."""
+        query, ref, matrix, _ = compared
+        pos_margin, neg_margin = self.pos_margin, self.neg_margin
+
+        def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
+            ratio = matrix(x, y)  # (rows, R)
+            positive = labels[part.rows, None] == ref_labels
+            negative = ~positive
+            if ref is query:
+                positive.diagonal(part.rows.start).fill_(False)
+            pull, num_pulled = sum_above_zero(ratio - pos_margin, positive)
+            push, num_pushed = sum_above_zero(neg_margin - ratio, negative)
+            numbers = (count.to(ratio.dtype) for count in (num_pulled, num_pushed))
+            return torch.stack([pull, push, *numbers], dim=1).flatten()  # (4 rows,)
+
+        lines = lines_at_a_time(None, len(ref), query.device)
+        parts = parts_of_rows(range(0, 4 * len(query) + 1, 4), lines)
+        sums = in_parts(block, query, ref, parts).view(len(query), 4).sum(dim=0)
+        means = sums[:2] / sums[2:].clamp(min=1)
+        return dict(zip(self._sub_loss_names(), means.unbind(), strict=True))
 
     def get_default_distance(self) -> SNRDistance:
         return SNRDistance()

@@ -48,7 +48,10 @@ class TupletMarginLoss(AgainstNegatives):
     Departures from pml 2.9.0: losses are a vector (pml's column breaks ``ClassWeightedReducer`` and
     ``PerAnchorReducer``); a positive pair of cosine 1 to rounding has a finite gradient (pml:
     infinite or NaN); a tuple of one pair is computed (pml: 0); the attribute ``margin`` holds
-    degrees, as given (pml: radians).
+    degrees, as given (pml: radians); ``scale`` is a number (pml: or a tensor).
+
+    A cosine in float32 has lost a part of a small angle: the gradient of a positive pair is wrong
+    by 2 % at 1e-3 radians, as in pml, and by 20 % at 3e-4.
 
     Raises:
         ValueError: an argument out of its range, another distance than the cosine, or the batch
