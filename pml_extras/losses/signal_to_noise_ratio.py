@@ -56,7 +56,8 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
     both orders of each; where there are no lists each is a mean, "already_reduced".
 
     Departures from pml 2.9.0: an anchor without signal, all of whose coordinates are equal, is at
-    ratio 0 with zero gradient (pml: a division by 0); a tuple of one pair is computed (pml: 0).
+    ratio 0 with zero gradient (pml: a division by 0); a tuple of one pair is computed (pml: 0); a
+    row of NaN makes the loss NaN (pml: its pairs are left out).
 
     Raises:
         ValueError: a margin is not finite, another distance than the ratio, or the batch has
@@ -104,11 +105,9 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         """Whether both sub-losses go to pml's reducer that averages what is above 0, unrecorded."""
         if type(self.reducer) not in (StackedReducers, MultipleReducers):
             return False
-        reducers = dict(self.reducer.reducers.items())
-        return all(
-            type(reducer) is AvgNonZeroReducer and not reducer.collect_stats
-            for reducer in (reducers.get(name) for name in self._sub_loss_names())
-        )
+        own: dict[str, Any] = dict(self.reducer.reducers.items())
+        given = [own.get(name, self.reducer.default_reducer) for name in self._sub_loss_names()]
+        return all(type(r) is AvgNonZeroReducer and not r.collect_stats for r in given)
 
     def _means_above_zero(
         self, compared: Comparison, labels: Tensor, ref_labels: Tensor

@@ -50,9 +50,9 @@ class SmoothAPLoss(FullPrecisionLoss):
     Departures from pml 2.9.0, which is this equation only where the batch is sorted by class and
     has as many classes as rows a class (it swaps the two numbers): other batches have other
     values, 8 sorted classes of 4 for instance; unequal class sizes are computed (pml: ValueError);
-    float64 stays float64 (pml: float32); a temperature is a number (pml: or a tensor). The sub-loss is ``loss`` (pml: ``ap_loss``, which its own
-    ``MultipleReducers`` does not find). Departure from the paper, that of its released code and of
-    pml: a row is among its own positives.
+    float64 stays float64 (pml: float32). The sub-loss is ``loss`` (pml: ``ap_loss``, which its own
+    ``MultipleReducers`` does not find). A temperature is a number (pml: or a tensor). Departure
+    from the paper, that of its released code and of pml: a row is among its own positives.
 
     Raises:
         ValueError: an argument out of its range, another distance than the cosine, no labels, or

@@ -32,6 +32,24 @@ def test_pairs_of_a_class_are_those_of_its_mask(data, without_self):
     assert starts == starts_of(mask.sum(1).tolist())
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_codes_are_equal_where_labels_are_and_outlive_them(same):
+    y = torch.tensor([3.0, torch.nan, 1.0, 3.0, torch.nan])
+    ref = y if same else torch.tensor([torch.nan, 3.0])
+    i, j, _, code, ref_code = same_class_pairs(y, ref, without_self=False)
+    alike = torch.stack((code[:, None] == ref_code).nonzero(as_tuple=True))
+    y.zero_()
+    assert torch.equal(alike, torch.stack([i, j]))
+    expected = [0, 0, 1, 2, 3, 3, 4] if same else [0, 3]
+    assert i.tolist() == expected
+
+
+def test_labels_of_nan_have_no_pair_with_another():
+    y = torch.tensor([3.0, torch.nan, 3.0, torch.nan])
+    i, j, starts, *_ = same_class_pairs(y, y, without_self=True)
+    assert (i.tolist(), j.tolist(), starts) == ([0, 2], [2, 0], [0, 1, 1, 2, 2])
+
+
 def test_labels_of_two_types_compare_by_value():
     i, j, *_ = same_class_pairs(
         torch.tensor([2, 1]), torch.tensor([1, 2, 2], dtype=torch.int32), without_self=False

@@ -165,6 +165,54 @@ def test_any_reducer_takes_rows_of_pnp():
 
 
 @BOTH
+def test_backward_has_the_labels_and_numbers_of_the_forward_pass(loss_class):
+    x, y = uneven()
+    grads = []
+    for changed in (False, True):
+        loss = loss_class(tile=4)
+        labels = y.clone()
+        value = loss(x, labels)
+        if changed:
+            labels.zero_()
+            loss.variant = "Ds"
+            for number in ("temperature", "anneal", "alpha", "b"):
+                setattr(loss, number, 0.5)
+        grads.append(torch.autograd.grad(value, x)[0])
+    assert torch.equal(*grads)
+
+
+@BOTH
+@pytest.mark.parametrize("tile", [None, 4])
+def test_a_label_of_nan_is_a_class_of_its_own(loss_class, tile):
+    x, y = uneven()
+    unlabelled = torch.tensor([0, 5, 9])
+    alone, unknown = y.clone(), y.float()
+    alone[unlabelled] = torch.tensor([100, 101, 102])
+    unknown[unlabelled] = torch.nan
+    loss = loss_class(tile=tile)
+    assert torch.equal(loss(x, unknown), loss(x, alone))
+
+
+@BOTH
+@pytest.mark.parametrize("tile", [None, 4])
+def test_gradients_by_torch_func_are_the_same(loss_class, tile):
+    x, y = uneven()
+    loss = loss_class(tile=tile)
+    (expected,) = torch.autograd.grad(loss(x, y), x)
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach(), y), expected)
+
+
+@BOTH
+def test_a_temperature_that_would_get_no_gradient_from_tiles_is_refused(loss_class):
+    x, y = uneven()
+    loss = loss_class()
+    name = "temperature" if loss_class is SmoothAPLoss else "anneal"
+    setattr(loss, name, torch.nn.Parameter(torch.tensor(0.1)))
+    with pytest.raises(ValueError, match=r"^temperature: expected a finite number"):
+        loss(x, y)
+
+
+@BOTH
 def test_what_it_cannot_compare_is_refused(loss_class):
     x, y = uneven()
     ref, ref_y = uneven()
