@@ -170,6 +170,34 @@ def test_a_reducer_of_ones_own_sees_every_pair(base):
     assert sorted(seen) == sorted(len(p) for p in all_pairs(y, y, same=True)[::2])
 
 
+def test_reducers_of_ones_own_together_see_every_pair():
+    kinds = []
+
+    class Seeing(reducers.MultipleReducers):
+        def forward(self, loss_dict, embeddings, labels):
+            kinds.extend(entry["reduction_type"] for entry in loss_dict.values())
+            return super().forward(loss_dict, embeddings, labels)
+
+    x, y = uneven()
+    reducer = Seeing({name: reducers.AvgNonZeroReducer() for name in SUB_LOSSES})
+    loss = SignalToNoiseRatioContrastiveLoss(reducer=reducer)
+    torch.testing.assert_close(loss(x, y), SignalToNoiseRatioContrastiveLoss()(x, y))
+    assert kinds == ["pos_pair", "neg_pair"]
+
+
+def test_somebodys_ratio_is_computed_whole(monkeypatch):
+    monkeypatch.setitem(tiles.TILE_ELEMENTS, "cpu", 40)
+
+    class Doubled(SNRDistance):
+        def compute_mat(self, query_emb, ref_emb):
+            assert len(query_emb) == len(ref_emb)
+            return 2 * super().compute_mat(query_emb, ref_emb)
+
+    x, y = uneven()
+    doubled = SignalToNoiseRatioContrastiveLoss(0.4, 2.2, distance=Doubled())(x, y)
+    torch.testing.assert_close(doubled, 2 * SignalToNoiseRatioContrastiveLoss(0.2, 1.1)(x, y))
+
+
 def test_reducers_may_differ_by_sub_loss():
     x, y = uneven()
     own = {"pos_loss": reducers.AvgNonZeroReducer(), "neg_loss": reducers.SumReducer()}
