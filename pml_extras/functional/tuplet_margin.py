@@ -31,6 +31,7 @@ def slack_cosine(cosine: Tensor, *, margin: float) -> Tensor:
     Raises:
         ValueError: ``margin`` is not finite.
 
+    >>> import torch
     >>> slack_cosine(torch.tensor([0.5, 1.5]), margin=math.pi / 3)
     tensor([1.0000, 0.5000])
     """
@@ -67,6 +68,7 @@ def tuplet_margin(cosine: Tensor, log_negatives: Tensor, *, margin: float, scale
     Departure, that of pytorch-metric-learning: the tuplet of a pair has all negatives of its
     anchor, where the paper draws one a class.
 
+    >>> import torch
     >>> tuplet_margin(torch.ones(2), torch.tensor([4.0, -torch.inf]), margin=0.0, scale=4.0)
     tensor([0.6931, 0.0000])
     """

@@ -34,9 +34,9 @@ def mean_over_positives(
 
     ``tile`` positives at a time are held beside all rows, whatever the sizes of the classes.
     """
-    rows, ref, matrix, by_rows = comparison(distance, embeddings, embeddings)
     check_positive(temperature=temperature)  # a tensor here would have no gradient from tiles
-    i, j, starts, code, _ = same_class_pairs(labels, labels, without_self=False)
+    rows, ref, matrix, by_rows = comparison(distance, embeddings, embeddings)
+    _, j, starts, code, _ = pairs = same_class_pairs(labels, labels, without_self=False)
     num, device = len(rows), rows.device
     counts = torch.tensor([b - a for a, b in pairwise(starts)], device=device)  # (B,)
     firsts = counts.cumsum(0) - counts
@@ -49,9 +49,9 @@ def mean_over_positives(
         member = (firsts[part.rows, None] + nth).clamp(max=len(j) - 1)  # (rows, most)
         positives = sim.gather(1, j[member])
         positives = positives.masked_fill(nth >= counts[part.rows, None], -torch.inf)
-        row = i[part.items] - part.rows.start
+        row = pairs.i[part.items] - part.rows.start
         return value(positives, negatives, sim[row, j[part.items]], row)
 
     lines = lines_at_a_time(tile, num, device) if by_rows else len(j)
     values = in_parts(block, rows, ref, parts_of_items(starts, lines))  # (P,)
-    return values.new_zeros(num).index_add(0, i, values) / counts, counts
+    return values.new_zeros(num).index_add(0, pairs.i, values) / counts, counts
