@@ -80,3 +80,41 @@ def check_vector(size: int, **tensors: Tensor) -> None:
         if not torch.is_tensor(value) or value.shape != (size,):
             came = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else repr(value)
             raise refuse(name, f"a tensor of shape ({size},), one entry a row", came)
+
+
+def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
+    """Refuse what is no tuple of a miner for ``num`` rows and ``num_ref`` references."""
+    name, form = "indices_tuple", "(a, p, n) or (a1, p, a2, n)"
+    if not isinstance(indices_tuple, (tuple, list)) or len(indices_tuple) not in (3, 4):
+        came = type(indices_tuple).__name__
+        if isinstance(indices_tuple, (tuple, list)):
+            came += f" of {len(indices_tuple)}"
+        raise refuse(name, form, came, "Pass what a miner returned.")
+    for x in indices_tuple:
+        indexes = torch.is_tensor(x) and not (x.is_floating_point() or x.dtype == torch.bool)
+        empty = torch.is_tensor(x) and x.shape == (0,)  # in any dtype, as torch.tensor([]) has one
+        if not empty and (not indexes or x.ndim != 1):
+            came = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
+            raise refuse(name, "integer tensors of one dimension", came)
+    sizes = [len(x) for x in indices_tuple]
+    if len(set(sizes[:2])) > 1 or len(set(sizes[-2:])) > 1:
+        raise refuse(name, f"{form}, each pair of one length", f"lengths {sizes}")
+    if torch.compiler.is_compiling():
+        return
+    anchors = (0,) if len(indices_tuple) == 3 else (0, 2)
+    filled = [position for position, size in enumerate(sizes) if size > 0]
+    ranges = ranges(*(indices_tuple[position] for position in filled))
+    for position, (smallest, largest) in zip(filled, ranges, strict=True):
+        high = num if position in anchors else num_ref
+        if smallest < 0 or largest >= high:
+            expected = f"positions in [0, {high}) in entry {position}"
+            raise refuse(name, expected, f"values from {smallest} to {largest}")
+
+
+def ranges(*integers: Tensor) -> list[tuple[int, int]]:
+    """Smallest and largest of each tensor; the host waits for the device once."""
+    if not integers:
+        return []
+    found = [extreme.to(integers[0].device) for x in integers for extreme in x.aminmax()]
+    values = torch.stack(found).tolist()
+    return list(zip(values[::2], values[1::2], strict=True))

@@ -7,16 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import BaseReducer, MultipleReducers
+from pytorch_metric_learning.reducers import MultipleReducers
 from pytorch_metric_learning.utils import common_functions as c_f
-from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from pml_extras._checks import check_rows, refuse
+from pml_extras._checks import check_indices_tuple, check_rows, ranges, refuse
+from pml_extras._reduction import LossDict, StackedReducers, of_fixed_size
 from pml_extras.functional.precision import at_least_float32, no_autocast
-
-LossDict = dict[str, dict[str, Any]]
-
 
 class FullPrecisionLoss(BaseMetricLossFunction):
     """Base of our losses: pml's, computed in float32 at least and with a value for every batch.
@@ -76,7 +73,25 @@ class FullPrecisionLoss(BaseMetricLossFunction):
             ref_emb = None if ref_emb is None else at_least_float32(ref_emb)
             if len(embeddings) == 0:
                 return self._of_empty_batch(embeddings, labels)
-            return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            return self._of_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+
+    def _of_batch(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> Any:
+        """The steps of pml's forward, and one more for a compiled graph."""
+        self.reset_stats()
+        labels = None if labels is None else c_f.to_device(labels, embeddings)
+        ref_emb, ref_labels = c_f.set_ref_emb(embeddings, labels, ref_emb, ref_labels)
+        loss_dict = self.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        self.add_embedding_regularization_to_loss_dict(loss_dict, embeddings)
+        if torch.compiler.is_compiling():
+            loss_dict = of_fixed_size(loss_dict, self.reducer)
+        return self.reducer(loss_dict, embeddings, labels)
 
     def set_reducer(self, reducer: Any) -> None:
         super().set_reducer(reducer)
@@ -89,63 +104,6 @@ class FullPrecisionLoss(BaseMetricLossFunction):
         if not torch.is_tensor(loss):
             return loss
         return loss + sum(0.0 * parameter.sum() for parameter in self.parameters())
-
-
-class StackedReducers(MultipleReducers):
-    """Sum of sub-losses, each by a reducer of its own.
-
-    Departure from pml 2.9.0, which writes each into a vector of zeros in the dtype of the rows:
-    no write in place, which costs the backward pass a copy each, and no cast. A sub-loss that comes
-    reduced is its own value, unless its reducer counts it or reduces such losses in its own way.
-    """
-
-    default_reducer: Any
-
-    def forward(self, loss_dict: LossDict, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        self.reset_stats()
-        own = dict(self.reducers.items())
-        reduced = []
-        for name, entry in loss_dict.items():
-            value, reducer = entry["losses"], own.get(name, self.default_reducer)
-            comes_reduced = entry["reduction_type"] == "already_reduced" and torch.is_tensor(value)
-            if not (comes_reduced and _passes_on(reducer)):
-                value = reducer({name: entry}, embeddings, labels)
-            reduced.append(value.reshape(()))  # pml allows one element for a number
-        total: Tensor = self.sub_loss_reduction(torch.stack(reduced), embeddings, labels)
-        return total
-
-
-def _passes_on(reducer: Any) -> bool:
-    """Whether it returns what comes reduced and records nothing."""
-    own = getattr(type(reducer), "already_reduced_reduction", None)
-    return own is BaseReducer.already_reduced_reduction and not reducer.collect_stats
-
-
-def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
-    """Refuse what is no tuple of a miner for ``num`` rows and ``num_ref`` references."""
-    name, form = "indices_tuple", "(a, p, n) or (a1, p, a2, n)"
-    if not isinstance(indices_tuple, (tuple, list)) or len(indices_tuple) not in (3, 4):
-        came = type(indices_tuple).__name__
-        if isinstance(indices_tuple, (tuple, list)):
-            came += f" of {len(indices_tuple)}"
-        raise refuse(name, form, came, "Pass what a miner returned.")
-    for x in indices_tuple:
-        indexes = torch.is_tensor(x) and not (x.is_floating_point() or x.dtype == torch.bool)
-        empty = torch.is_tensor(x) and x.shape == (0,)  # in any dtype, as torch.tensor([]) has one
-        if not empty and (not indexes or x.ndim != 1):
-            came = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
-            raise refuse(name, "integer tensors of one dimension", came)
-    sizes = [len(x) for x in indices_tuple]
-    if len(set(sizes[:2])) > 1 or len(set(sizes[-2:])) > 1:
-        raise refuse(name, f"{form}, each pair of one length", f"lengths {sizes}")
-    anchors = (0,) if len(indices_tuple) == 3 else (0, 2)
-    for position, x in enumerate(indices_tuple):
-        high = num if position in anchors else num_ref
-        if len(x) > 0:
-            smallest, largest = (int(v) for v in x.aminmax())
-            if smallest < 0 or largest >= high:
-                expected = f"positions in [0, {high}) in entry {position}"
-                raise refuse(name, expected, f"values from {smallest} to {largest}")
 
 
 class Pairs(NamedTuple):
@@ -163,6 +121,21 @@ def listed_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pai
     return Pairs(*listed) if len(listed) == 4 else Pairs(listed[0], listed[1], listed[0], listed[2])
 
 
+class Candidates(NamedTuple):
+    """Pairs (i, j) of which ``positive`` are positive, (k, l) of which ``negative`` are; None: all.
+
+    A compiled graph has all pairs of the batch and these two, (B R,) bool: lists whose length
+    depends on the labels would break it.
+    """
+
+    i: Tensor
+    j: Tensor
+    k: Tensor
+    l: Tensor  # noqa: E741
+    positive: Tensor | None = None
+    negative: Tensor | None = None
+
+
 def pairs_of(
     indices_tuple: tuple[Tensor, ...] | None,
     labels: Tensor | None,
@@ -170,13 +143,22 @@ def pairs_of(
     device: torch.device,
     *,
     ref_is_batch: bool,
-) -> Pairs:
+) -> Candidates:
     """Those that a tuple lists, or without one all of the labels."""
     if indices_tuple is not None:
-        return listed_pairs(indices_tuple, device)
+        return Candidates(*listed_pairs(indices_tuple, device))
     labels, ref_labels = required_labels(labels, ref_labels)
-    masks = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
-    return Pairs(*(index for mask in masks for index in mask.nonzero(as_tuple=True)))
+    positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
+    if torch.compiler.is_compiling():
+        i, j = all_pairs(*positive.shape, device)
+        return Candidates(i, j, i, j, positive.flatten(), negative.flatten())
+    return Candidates(*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True))
+
+
+def all_pairs(num: int, num_ref: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions (i, j) of all entries of a (B, R) matrix, row by row."""
+    pair = torch.arange(num * num_ref, device=device)
+    return pair // num_ref, pair % num_ref
 
 
 def label_masks(labels: Tensor, ref_labels: Tensor, *, ref_is_batch: bool) -> tuple[Tensor, Tensor]:
@@ -205,7 +187,7 @@ def pair_masks(
     positive, negative = torch.zeros((2, *shape), dtype=torch.bool, device=device).unbind()
     positive[pairs.i, pairs.j] = True
     negative[pairs.k, pairs.l] = True
-    if (positive & negative).any():
+    if not torch.compiler.is_compiling() and (positive & negative).any():
         raise refuse("indices_tuple", "each pair to be positive or negative", "a pair that is both")
     return positive, negative
 
@@ -244,8 +226,8 @@ def class_indices(name: str, labels: Tensor | None, num_classes: int) -> Tensor:
     if labels.is_floating_point():
         raise refuse(name, "integers", str(labels.dtype), "Call .long() on them.")
     labels = labels.long()
-    if len(labels) > 0:
-        low, high = (int(x) for x in labels.aminmax())
+    if len(labels) > 0 and not torch.compiler.is_compiling():
+        ((low, high),) = ranges(labels)
         if low < 0 or high >= num_classes:
             raise refuse(
                 name,
@@ -263,24 +245,29 @@ def anchor_weights(
 
     With references only anchors are counted, since the other entries are positions of references.
     """
-    listed = None
-    if indices_tuple is not None:
-        listed = tuple(x.to(device=labels.device, dtype=torch.int64) for x in indices_tuple)
-    weights: Tensor = lmu.convert_to_weights(listed, labels, dtype=dtype, using_ref=has_ref)
-    return weights
+    weights = torch.zeros(len(labels), dtype=dtype, device=labels.device)
+    if indices_tuple is None or all(len(x) == 0 for x in indices_tuple):
+        return weights + 1
+    entries = indices_tuple[:: 2 if len(indices_tuple) == 4 else 3] if has_ref else indices_tuple
+    for x in entries:
+        index = x.to(device=labels.device, dtype=torch.int64)
+        weights = weights.index_add(0, index, weights.new_ones(len(index)))
+    return weights / weights.max()
 
 
-def per_element(losses: Tensor) -> dict[str, Any]:
+def per_element(losses: Tensor, members: Tensor | None = None) -> dict[str, Any]:
     """(B,) losses as pml's "element" reduction type: the entry of one sub-loss.
 
-    A ``DivisorReducer`` divides by B.
+    A ``DivisorReducer`` divides by B. ``members``, (B,) bool, are those that there are: for a
+    compiled graph alone, as in :func:`per_pair`.
     """
-    return {
+    entry = {
         "losses": losses,
         "indices": torch.arange(len(losses), device=losses.device),
         "reduction_type": "element",
         "divisor": len(losses),
     }
+    return entry if members is None else {**entry, "members": members}
 
 
 def per_anchor(losses: Tensor) -> LossDict:
@@ -288,9 +275,16 @@ def per_anchor(losses: Tensor) -> LossDict:
     return {"loss": per_element(losses)}
 
 
-def per_pair(losses: Tensor, i: Tensor, j: Tensor, reduction_type: str) -> dict[str, Any]:
-    """(P,) losses as pml's "pos_pair" or "neg_pair" reduction type: the entry of one sub-loss."""
-    return {"losses": losses, "indices": (i, j), "reduction_type": reduction_type}
+def per_pair(
+    losses: Tensor, i: Tensor, j: Tensor, reduction_type: str, members: Tensor | None = None
+) -> dict[str, Any]:
+    """(P,) losses as pml's "pos_pair" or "neg_pair" reduction type: the entry of one sub-loss.
+
+    ``members``, (P,) bool, are the pairs that there are, None all; the others are left out by
+    ``_reduction.of_fixed_size``, which runs in a compiled graph alone.
+    """
+    entry = {"losses": losses, "indices": (i, j), "reduction_type": reduction_type}
+    return entry if members is None else {**entry, "members": members}
 
 
 def already_reduced(loss: Tensor) -> LossDict:

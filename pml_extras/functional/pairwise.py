@@ -23,7 +23,9 @@ def euclidean_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
     for which this form cancels (``NEAR``) are computed from their differences, in the value
     and in the gradient, where ``torch.cdist`` loses half of its digits at a distance of 1e-4 and
     all of them at 1e-8. A collapsed batch, most pairs of which are close, takes several times
-    longer for that.
+    longer for that. Which pairs are close is read from the device; a compiled graph, which cannot
+    wait for that, takes all of them from their differences, which inductor makes and sums in one
+    kernel (another backend holds (B, R, D)).
 
     Args:
         x: (B, D) floating; half types are computed in float32.
@@ -46,6 +48,9 @@ def euclidean_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
     if x.numel() == 0 or (y is not None and y.numel() == 0):
         return x @ (x if y is None else y).T
     y = None if y is None else at_least_float32(y)
+    if torch.compiler.is_compiling():
+        x = at_least_float32(x)
+        return distances_of_pairs(x[:, None], x if y is None else y)
     distance: Tensor = _EuclideanDistance.apply(at_least_float32(x), y)
     return distance
 
@@ -79,7 +84,7 @@ def pair_differences(
 
 def distances_of_pairs(a: Tensor, b: Tensor) -> Tensor:
     """(P,) Euclidean distance of each row of ``a`` and that of ``b``; no gradient at distance 0."""
-    squared = (a - b).square().sum(dim=1)
+    squared = (a - b).square().sum(dim=-1)
     coincide = squared == 0
     return squared.masked_fill(coincide, 1.0).sqrt().masked_fill(coincide, 0.0)
 

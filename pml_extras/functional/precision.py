@@ -33,19 +33,34 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
     """``module(*inputs)`` computed in ``dtype``; its parameters and buffers keep their own.
 
     Tensors in another floating type are stood in for by differentiable copies; what the module
-    writes into its buffers (running means, a memory) is written into the originals.
+    writes into its buffers (running means, a memory) is written into the originals. Nothing is
+    compared: buffers of modules in training mode are written, of others those that torch counts as
+    changed, which leaves out what a module in evaluation mode writes by ``.data``.
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     others = {k: v for k, v in held.items() if v.is_floating_point() and v.dtype != dtype}
     if not others:
         return module(*inputs)
-    copies = {k: v.to(dtype) for k, v in others.items()}
+    given = {k: v.to(dtype) for k, v in others.items()}
+    copies = dict(given)  # functional_call puts tensors here that the module puts in their place
+    versions = {k: v._version for k, v in given.items()}
     result = functional_call(module, copies, inputs)
     with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            if name in copies and not torch.equal(copies[name], buffer.to(dtype)):
-                buffer.copy_(copies[name])
+        for prefix, owner in module.named_modules():
+            for name, buffer in owner.named_buffers(prefix, recurse=False):
+                new = copies.get(name)
+                if new is not None and (
+                    owner.training or new is not given[name] or new._version != versions[name]
+                ):
+                    _write(buffer, new)
     return result
+
+
+def _write(buffer: Tensor, new: Tensor) -> None:
+    """What is new; where a narrower copy was not changed the digits of ``buffer`` stay."""
+    if torch.promote_types(buffer.dtype, new.dtype) != new.dtype:
+        new = torch.where(new == buffer.to(new.dtype), buffer, new.to(buffer.dtype))
+    buffer.copy_(new)
 
 
 def call_in_widest(module: nn.Module, rows: Tensor, *others: Any) -> Any:

@@ -79,11 +79,19 @@ def zero_shot_targets(
     check_vector(len(attributes), first=first)
     if first.dtype != torch.bool:
         raise refuse("first", "bool, True for rows of the first half", str(first.dtype))
-    of_first = ridge_regressor(attributes[first], targets[first], ridge=ridge)
-    of_second = ridge_regressor(attributes[~first], targets[~first], ridge=ridge)
+    of_first = _regressor_of(first, attributes, targets, ridge)
+    of_second = _regressor_of(~first, attributes, targets, ridge)
     z = attributes.double()
     predicted = torch.where(first[:, None], z @ of_second, z @ of_first)  # (B, d)
     return predicted.to(_wider(attributes, targets))
+
+
+def _regressor_of(rows: Tensor, attributes: Tensor, targets: Tensor, ridge: float) -> Tensor:
+    """Of the rows that a mask chooses. How many that are is known to a CPU alone; elsewhere, and in
+    a compiled graph, the others are set to 0, which leaves them out too."""
+    if attributes.device.type == "cpu" and not torch.compiler.is_compiling():
+        return ridge_regressor(attributes[rows], targets[rows], ridge=ridge)
+    return ridge_regressor(attributes.masked_fill(~rows[:, None], 0.0), targets, ridge=ridge)
 
 
 def alternate_classes(labels: Tensor) -> Tensor:
@@ -103,9 +111,10 @@ def alternate_classes(labels: Tensor) -> Tensor:
     >>> alternate_classes(torch.tensor([7, 7, 2, 2, 9, 9]))
     tensor([False, False,  True,  True,  True,  True])
     """
-    _, rank = labels.unique(return_inverse=True)
-    first: Tensor = rank % 2 == 0
-    return first
+    ordered, order = labels.sort()
+    rank = torch.zeros_like(order)
+    rank[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    return torch.empty_like(order).scatter_(0, order, rank) % 2 == 0
 
 
 def zero_shot_prediction(

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from pml_extras._distances import Comparison, comparison
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
+    all_pairs,
+    label_masks,
     listed_pairs,
     per_pair,
     required_labels,
@@ -67,6 +70,8 @@ class AgainstNegatives(FullPrecisionLoss):
             i, j, losses = self._of_list(compared, indices_tuple)
         else:
             labels, ref_labels = required_labels(labels, ref_labels)
+            if torch.compiler.is_compiling():
+                return {"loss": self._of_all_pairs(compared, labels, ref_labels)}
             i, j, losses = self._of_labels(compared, labels, ref_labels)
         if len(i) == 0:
             return self.zero_losses()  # type: ignore[no-any-return]
@@ -102,6 +107,18 @@ class AgainstNegatives(FullPrecisionLoss):
 
         losses = in_parts(block, query, ref, parts_of_rows(pairs.starts, lines))
         return pairs.i, pairs.j, losses
+
+    def _of_all_pairs(
+        self, compared: Comparison, labels: Tensor, ref_labels: Tensor
+    ) -> dict[str, Any]:
+        """Of a compiled graph, which holds no lists whose length depends on the labels."""
+        query, ref, matrix, _ = compared
+        positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref is query)
+        whole = matrix(query, ref)  # (B, R)
+        log_negatives = masked_logsumexp(self.negative_score(whole), negative)  # (B,)
+        i, j = all_pairs(*whole.shape, whole.device)
+        losses = self.pair_losses(whole.flatten(), log_negatives[i])  # (B R,)
+        return per_pair(losses, i, j, "pos_pair", members=positive.flatten())
 
     def get_default_distance(self) -> CosineSimilarity:
         return CosineSimilarity()

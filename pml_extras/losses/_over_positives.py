@@ -36,6 +36,8 @@ def mean_over_positives(
     """
     check_positive(temperature=temperature)  # a tensor here would have no gradient from tiles
     rows, ref, matrix, by_rows = comparison(distance, embeddings, embeddings)
+    if torch.compiler.is_compiling():
+        return _at_once(value, matrix(rows, ref) / temperature, labels)
     _, j, starts, code, _ = pairs = same_class_pairs(labels, labels, without_self=False)
     num, device = len(rows), rows.device
     counts = torch.tensor([b - a for a, b in pairwise(starts)], device=device)  # (B,)
@@ -55,3 +57,13 @@ def mean_over_positives(
     lines = lines_at_a_time(tile, num, device) if by_rows else len(j)
     values = in_parts(block, rows, ref, parts_of_items(starts, lines))  # (P,)
     return values.new_zeros(num).index_add(0, pairs.i, values) / counts, counts
+
+
+def _at_once(value: Value, sim: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a compiled graph, which has no loop over tiles: (P, B) arrays unless they are fused."""
+    same = labels[:, None] == labels
+    i, j = same.nonzero(as_tuple=True)  # (P,)
+    positives, negatives = sim.masked_fill(~same, -torch.inf), sim.masked_fill(same, -torch.inf)
+    values = value(positives, negatives, sim[i, j], i)  # (P,)
+    counts = same.sum(dim=1)
+    return values.new_zeros(len(sim)).index_add(0, i, values) / counts, counts

@@ -105,16 +105,16 @@ class BinomialDevianceLoss(FullPrecisionLoss):
             pos = mean_binomial_deviance(pull, positive, scale=self.scale_pos)
             neg = mean_binomial_deviance(push, negative, scale=self.scale_neg)
             return {"pos_loss": per_element(pos), "neg_loss": per_element(neg)}
-        i, j, k, l = pairs_of(  # noqa: E741
+        pairs = pairs_of(
             indices_tuple, labels, ref_labels, matrix.device, ref_is_batch=ref_is_batch
         )
         loss_dict = self.zero_losses()  # of a kind without pairs
-        if len(i) > 0:
-            pos = binomial_deviance(pull[i, j], scale=self.scale_pos)  # (P,)
-            loss_dict["pos_loss"] = per_pair(pos, i, j, "pos_pair")
-        if len(k) > 0:
-            neg = binomial_deviance(push[k, l], scale=self.scale_neg)  # (N,)
-            loss_dict["neg_loss"] = per_pair(neg, k, l, "neg_pair")
+        if len(pairs.i) > 0:
+            pos = binomial_deviance(pull[pairs.i, pairs.j], scale=self.scale_pos)  # (P,)
+            loss_dict["pos_loss"] = per_pair(pos, pairs.i, pairs.j, "pos_pair", pairs.positive)
+        if len(pairs.k) > 0:
+            neg = binomial_deviance(push[pairs.k, pairs.l], scale=self.scale_neg)  # (N,)
+            loss_dict["neg_loss"] = per_pair(neg, pairs.k, pairs.l, "neg_pair", pairs.negative)
         return loss_dict  # type: ignore[no-any-return]
 
     def get_default_distance(self) -> CosineSimilarity:

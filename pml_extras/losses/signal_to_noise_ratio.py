@@ -95,10 +95,10 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         loss_dict = self.zero_losses()  # of a kind without pairs
         if len(pairs.i) > 0:
             pull = (ratio[pairs.i, pairs.j] - self.pos_margin).clamp(min=0)  # (P,)
-            loss_dict["pos_loss"] = per_pair(pull, pairs.i, pairs.j, "pos_pair")
+            loss_dict["pos_loss"] = per_pair(pull, pairs.i, pairs.j, "pos_pair", pairs.positive)
         if len(pairs.k) > 0:
             push = (self.neg_margin - ratio[pairs.k, pairs.l]).clamp(min=0)  # (N,)
-            loss_dict["neg_loss"] = per_pair(push, pairs.k, pairs.l, "neg_pair")
+            loss_dict["neg_loss"] = per_pair(push, pairs.k, pairs.l, "neg_pair", pairs.negative)
         return loss_dict  # type: ignore[no-any-return]
 
     def _needs_no_list(self) -> bool:

@@ -91,6 +91,7 @@ class TupletMarginLoss(AgainstNegatives):
             partial(tuplet_margin, margin=margin, scale=scale),
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _record_angles(
         self,
@@ -102,10 +103,8 @@ class TupletMarginLoss(AgainstNegatives):
     ) -> None:
         angle = distance_matrix(self.distance, embeddings, ref_emb).clamp(-1, 1).acos().rad2deg()
         same = ref_emb is embeddings
-        i, j, k, l = pairs_of(  # noqa: E741
-            indices_tuple, labels, ref_labels, angle.device, ref_is_batch=same
-        )
-        of_positives, of_negatives = angle[i, j], angle[k, l]
+        pairs = pairs_of(indices_tuple, labels, ref_labels, angle.device, ref_is_batch=same)
+        of_positives, of_negatives = angle[pairs.i, pairs.j], angle[pairs.k, pairs.l]
         if len(of_positives) > 0 and len(of_negatives) > 0:
             self.avg_pos_angle = of_positives.mean().item()
             self.avg_neg_angle = of_negatives.mean().item()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from pytorch_metric_learning import reducers
 
-from pml_extras._pml import StackedReducers, already_reduced_parts
+from pml_extras._pml import already_reduced_parts
+from pml_extras._reduction import StackedReducers
 
 VALUES = (2.0, 5.0)
 
