@@ -103,8 +103,8 @@ def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
         return
     anchors = (0,) if len(indices_tuple) == 3 else (0, 2)
     filled = [position for position, size in enumerate(sizes) if size > 0]
-    ranges = ranges(*(indices_tuple[position] for position in filled))
-    for position, (smallest, largest) in zip(filled, ranges, strict=True):
+    bounds = ranges(*(indices_tuple[position] for position in filled))
+    for position, (smallest, largest) in zip(filled, bounds, strict=True):
         high = num if position in anchors else num_ref
         if smallest < 0 or largest >= high:
             expected = f"positions in [0, {high}) in entry {position}"

@@ -166,7 +166,7 @@ def label_masks(labels: Tensor, ref_labels: Tensor, *, ref_is_batch: bool) -> tu
     positive = labels[:, None] == ref_labels
     negative = ~positive
     if ref_is_batch:
-        positive.fill_diagonal_(False)
+        positive.diagonal().fill_(False)
     return positive, negative
 
 

@@ -26,7 +26,7 @@ def farthest_first(rows: Tensor, num: int, *, cover: Tensor | None = None) -> Te
 
     Raises:
         ValueError: no (rows, size) tensors, another size of ``cover``, too few rows, or values that
-            are not finite.
+            are not finite (unless compiled: a graph does not read them).
 
     Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical
     Computer Science 38, 1985; the start of prototypes in the released code of Gürbüz et al.,
@@ -44,7 +44,7 @@ def farthest_first(rows: Tensor, num: int, *, cover: Tensor | None = None) -> Te
         expected = f"(K, {rows.shape[1]}) with K > 0, the size of `rows`"
         raise refuse("cover", expected, tuple(cover.shape))
     for name, points in (("rows", rows), ("cover", rows[:0] if cover is None else cover)):
-        if not points.isfinite().all():
+        if not torch.compiler.is_compiling() and not points.isfinite().all():
             raise refuse(name, "finite values", "NaN or inf", "Leave such rows out.")
     rows = at_least_float32(rows)
     gap = torch.full_like(rows[:, 0], torch.inf)  # (N,) squared distance from what is covered
@@ -54,6 +54,6 @@ def farthest_first(rows: Tensor, num: int, *, cover: Tensor | None = None) -> Te
     for _ in range(num):
         index = gap.argmax()
         picked.append(index)
-        gap = torch.minimum(gap, (rows - rows[index]).square().sum(dim=1))
+        gap = torch.minimum(gap, (rows - rows.index_select(0, index[None])).square().sum(dim=1))
         gap = gap.index_fill(0, index, -1)  # not again, not even among equal rows
     return torch.stack(picked) if picked else gap.new_zeros(0, dtype=torch.int64)

@@ -1,5 +1,6 @@
 """Shortest vector in the convex hull of several gradients."""
 
+import torch
 from torch import Tensor
 
 from pml_extras._checks import check_count, check_non_negative, refuse
@@ -41,7 +42,6 @@ def minimum_norm_weights(gram: Tensor, *, tolerance: float = 1e-6, max_steps: in
     Source: Sener and Koltun, Multi-task learning as multi-objective optimization, NeurIPS 2018,
     Algorithm 2, https://arxiv.org/abs/1810.04650.
 
-    >>> import torch
     >>> vectors = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     >>> minimum_norm_weights(vectors @ vectors.T)
     tensor([0.2000, 0.8000])
@@ -51,9 +51,27 @@ def minimum_norm_weights(gram: Tensor, *, tolerance: float = 1e-6, max_steps: in
         raise refuse("gram", expected, f"{gram.dtype} {tuple(gram.shape)}")
     check_non_negative(tolerance=tolerance)
     check_count(1, max_steps=max_steps)
-    rows: list[list[float]] = gram.detach().tolist()  # plain numbers: m is small, steps are many
+    if torch.compiler.is_compiling():
+        weights: Tensor = _operator(gram.detach(), tolerance, max_steps)
+        return weights
+    return _solution(gram.detach(), tolerance, max_steps)
+
+
+def _solution(gram: Tensor, tolerance: float, max_steps: int) -> Tensor:
+    rows: list[list[float]] = gram.tolist()  # plain numbers: m is small, steps are many
     solution = _of_two(rows) if len(rows) == 2 else _frank_wolfe(rows, tolerance, max_steps)
     return gram.new_tensor(solution)
+
+
+# In a compiled graph one operator, which reads the device as the function does.
+_operator = torch.library.custom_op(
+    "pml_extras::minimum_norm_weights", _solution, mutates_args=()
+)
+
+
+@_operator.register_fake
+def _(gram: Tensor, tolerance: float, max_steps: int) -> Tensor:
+    return gram.new_empty(len(gram))
 
 
 def _of_two(gram: list[list[float]]) -> list[float]:

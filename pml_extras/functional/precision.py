@@ -17,10 +17,14 @@ def at_least_float32(x: Tensor) -> Tensor:
 def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[object]:
     """Keep an enclosing autocast from rounding products on the device of ``x`` to a half type."""
     device = x.device.type
-    available = torch.amp.autocast_mode.is_autocast_available(device)
-    if not available or not torch.is_autocast_enabled(device):
+    if not _has_autocast(device) or not torch.is_autocast_enabled(device):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(device: str) -> bool:
+    return torch.amp.autocast_mode.is_autocast_available(device)
 
 
 def floating_dtypes(module: nn.Module) -> set[torch.dtype]:

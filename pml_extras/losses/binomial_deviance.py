@@ -108,14 +108,14 @@ class BinomialDevianceLoss(FullPrecisionLoss):
         pairs = pairs_of(
             indices_tuple, labels, ref_labels, matrix.device, ref_is_batch=ref_is_batch
         )
-        loss_dict = self.zero_losses()  # of a kind without pairs
+        loss_dict = {name: self.zero_loss() for name in self._sub_loss_names()}  # without pairs
         if len(pairs.i) > 0:
             pos = binomial_deviance(pull[pairs.i, pairs.j], scale=self.scale_pos)  # (P,)
             loss_dict["pos_loss"] = per_pair(pos, pairs.i, pairs.j, "pos_pair", pairs.positive)
         if len(pairs.k) > 0:
             neg = binomial_deviance(push[pairs.k, pairs.l], scale=self.scale_neg)  # (N,)
             loss_dict["neg_loss"] = per_pair(neg, pairs.k, pairs.l, "neg_pair", pairs.negative)
-        return loss_dict  # type: ignore[no-any-return]
+        return loss_dict
 
     def get_default_distance(self) -> CosineSimilarity:
         return CosineSimilarity()

@@ -113,6 +113,7 @@ class DelayedMemoryLoss(FullPrecisionLoss):
         names = ["embedding_size", "memory_size", "start_after"]
         self.add_to_recordable_attributes(list_of_names=names, is_stat=False)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def compute_loss(
         self,
         embeddings: Tensor,

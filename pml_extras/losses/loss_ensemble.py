@@ -1,6 +1,5 @@
 """Several losses as one: a common scale, weights that may learn, heads of their own."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from pml_extras._checks import (
 from pml_extras._pml import FullPrecisionLoss, LossDict, already_reduced_parts
 from pml_extras.functional.loss_ensemble import (
     head_diversity,
-    scale_factors,
     weighted_concatenation,
 )
 from pml_extras.functional.precision import (
@@ -32,8 +30,8 @@ from pml_extras.losses._loss_ensemble_arguments import (
     sizes_or_modules,
 )
 from pml_extras.losses._members import member_groups, member_value, without_repeats
+from pml_extras.losses._running_scale import batch_factors
 from pml_extras.weighting import LearnedSimplex, LossWeighting, Weighted
-from pml_extras.weighting.base import ROUNDING
 
 Modules = Mapping[str, nn.Module]
 DIVERSITY = "diversity_loss"
@@ -245,7 +243,7 @@ class WeightedLossEnsemble(FullPrecisionLoss):
         raw = losses.detach()
         scaled = losses
         if self.scale is not None:
-            scaled = losses * losses.new_tensor(self._factors(raw))
+            scaled = losses * self._factors(raw)
         weighted = self.weighting(scaled, raw, shared)
         self._check_weighted(weighted)
         parts = dict(zip(self._names, weighted.terms.unbind(), strict=True))
@@ -309,30 +307,15 @@ class WeightedLossEnsemble(FullPrecisionLoss):
             call_in_widest(self.heads[head], x) for head, x in zip(self._names, rows, strict=True)
         ]
 
-    def _factors(self, raw: Tensor) -> list[float]:
-        """Factor of each loss; in training mode this batch is counted first.
-
-        In plain numbers: of a handful of them, tensors would cost more than the losses' own work.
-        """
-        state = torch.cat([raw, self.running_mean.to(raw), self.num_batches.to(raw)]).tolist()
-        values, means, counts = (state[k * len(raw) : (k + 1) * len(raw)] for k in range(3))
-        for name, value in zip(self._names, values, strict=True):
-            if value < -ROUNDING:
-                expected = "a value >= 0, whose mean is a scale"
-                raise refuse(f"losses[{name!r}]", expected, f"{value:.6g}", "Pass scale=None.")
-        if self.training:
-            for j, value in enumerate(values):
-                if math.isfinite(value):
-                    counts[j] += 1
-                    means[j] += self._share(counts[j]) * (max(value, 0.0) - means[j])
-            self.running_mean.copy_(torch.tensor(means, dtype=self.running_mean.dtype))
-            self.num_batches.copy_(torch.tensor(counts))
-        return scale_factors(means, max_scale=self.max_scale)
-
-    def _share(self, num: float) -> float:
-        """Of the last of ``num`` batches in their mean, whose shares sum to 1."""
-        if self.scale == "cumulative":
-            return 1 / num
-        momentum = float(self.scale)  # type: ignore[arg-type]
-        share: float = (1 - momentum) / (1 - momentum**num)
-        return share
+    def _factors(self, raw: Tensor) -> Tensor:
+        """Factor of each loss; in training mode this batch is counted first."""
+        momentum = None if isinstance(self.scale, str) else self.scale
+        return batch_factors(
+            raw,
+            self.running_mean,
+            self.num_batches,
+            names=self._names,
+            momentum=momentum,
+            max_scale=self.max_scale,
+            training=self.training,
+        )

@@ -92,14 +92,14 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
             )
         pairs = pairs_of(indices_tuple, labels, ref_labels, embeddings.device, ref_is_batch=same)
         ratio = compared.matrix(compared.query, compared.ref)  # (B, R)
-        loss_dict = self.zero_losses()  # of a kind without pairs
+        loss_dict = {name: self.zero_loss() for name in self._sub_loss_names()}  # without pairs
         if len(pairs.i) > 0:
             pull = (ratio[pairs.i, pairs.j] - self.pos_margin).clamp(min=0)  # (P,)
             loss_dict["pos_loss"] = per_pair(pull, pairs.i, pairs.j, "pos_pair", pairs.positive)
         if len(pairs.k) > 0:
             push = (self.neg_margin - ratio[pairs.k, pairs.l]).clamp(min=0)  # (N,)
             loss_dict["neg_loss"] = per_pair(push, pairs.k, pairs.l, "neg_pair", pairs.negative)
-        return loss_dict  # type: ignore[no-any-return]
+        return loss_dict
 
     def _needs_no_list(self) -> bool:
         """Whether both sub-losses go to pml's reducer that averages what is above 0, unrecorded."""

@@ -103,6 +103,8 @@ class LossWeighting(nn.Module):
 
     def _refuse_negative(self, losses: Tensor) -> None:
         """Name a loss below 0 to a strategy that has no meaning for it."""
+        if torch.compiler.is_compiling():  # values are read from the device
+            return
         for name, value in zip(self.names, losses.tolist(), strict=True):
             if value < -ROUNDING:
                 expected = f"values >= 0, as {type(self).__name__} needs"
