@@ -13,9 +13,9 @@ def refuse(name: str, expected: str, came: object, way_out: str = "") -> ValueEr
     return ValueError(f"{name}: expected {expected}; got {came}. {way_out}".rstrip())
 
 
-def _is_number(value: object) -> bool:
-    # compared, which a graph traces where `math.isfinite` breaks it
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < math.inf
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf  # a graph traces that and not `math.isfinite`
 
 
 def check_finite(**values: Any) -> None:

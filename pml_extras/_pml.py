@@ -12,8 +12,10 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from pml_extras._checks import check_indices_tuple, check_rows, ranges, refuse
-from pml_extras._reduction import LossDict, StackedReducers, of_fixed_size
+from pml_extras._reduction import LossDict as LossDict
+from pml_extras._reduction import StackedReducers, of_fixed_size
 from pml_extras.functional.precision import at_least_float32, no_autocast
+
 
 class FullPrecisionLoss(BaseMetricLossFunction):
     """Base of our losses: pml's, computed in float32 at least and with a value for every batch.
@@ -150,7 +152,7 @@ def pairs_of(
     labels, ref_labels = required_labels(labels, ref_labels)
     positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
     if torch.compiler.is_compiling():
-        i, j = all_pairs(*positive.shape, device)
+        i, j = all_pairs(len(labels), len(ref_labels), device)
         return Candidates(i, j, i, j, positive.flatten(), negative.flatten())
     return Candidates(*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True))
 

@@ -57,9 +57,9 @@ def of_fixed_size(loss_dict: LossDict, reducer: Any) -> LossDict:
     """
     own: Any = {}
     if isinstance(reducer, MultipleReducers):
-        own, reducer = reducer.reducers, reducer.default_reducer
+        own, reducer = dict(reducer.reducers.items()), reducer.default_reducer
     return {
-        name: _entry_of_fixed_size(entry, own[name] if name in own else reducer)
+        name: _entry_of_fixed_size(entry, own.get(name, reducer))
         for name, entry in loss_dict.items()
     }
 
@@ -102,10 +102,7 @@ def _listed(entry: dict[str, Any], members: Tensor) -> dict[str, Any]:
     if len(kept) == 0:
         return {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
     indices = entry["indices"]
-    if torch.is_tensor(indices):
-        indices = indices[kept]
-    else:
-        indices = tuple(x[kept] for x in indices)
+    indices = indices[kept] if torch.is_tensor(indices) else tuple(x[kept] for x in indices)
     listed = {**entry, "losses": entry["losses"][kept], "indices": indices}
     if "divisor" in entry:
         listed["divisor"] = len(kept)

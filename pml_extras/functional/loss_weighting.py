@@ -64,9 +64,7 @@ def _solution(gram: Tensor, tolerance: float, max_steps: int) -> Tensor:
 
 
 # In a compiled graph one operator, which reads the device as the function does.
-_operator = torch.library.custom_op(
-    "pml_extras::minimum_norm_weights", _solution, mutates_args=()
-)
+_operator = torch.library.custom_op("pml_extras::minimum_norm_weights", _solution, mutates_args=())
 
 
 @_operator.register_fake

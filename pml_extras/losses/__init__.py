@@ -1,4 +1,20 @@
-"""Losses on pytorch-metric-learning's base class."""
+"""Losses on pytorch-metric-learning's base class.
+
+``torch.compile(loss, fullgraph=True)`` gives the values and gradients of eager mode, for batches of
+any size and with a miner's tuple. A graph does not read values from the device, so in it neither
+classes nor positions of a tuple are checked, and nothing is tiled: losses of pairs take a mask over
+the (B, R) matrix, ``SmoothAPLoss`` and ``PNPLoss`` arrays (P, B) for P positive pairs, Euclidean
+distances their (B, R, D) differences (:func:`pml_extras.functional.euclidean_distance`). For large
+batches compile the trunk alone.
+
+In several graphs, without ``fullgraph``: ``DelayedMemoryLoss``, whose memory keeps its place in a
+number; ensembles with a loss, miner or strategy that reads values or takes gradients (most losses
+of pairs and miners of pml, ``GradNorm``, ``MultipleGradientDescent``, ``RandomWeights``);
+statistics (``collect_stats``); and reducers other than ``MeanReducer``, ``SumReducer``,
+``AvgNonZeroReducer``, ``ThresholdReducer`` and ``BatchSizeReducer``, which list what they are
+given. Torch before 2.7 may need that for ``SmoothAPLoss``, ``PNPLoss`` and
+``IntraBatchConnectionsLoss`` too (2.4 does).
+"""
 
 from pml_extras.losses.binomial_deviance import BinomialDevianceLoss
 from pml_extras.losses.classification import ClassificationLoss

@@ -116,7 +116,7 @@ class AgainstNegatives(FullPrecisionLoss):
         positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref is query)
         whole = matrix(query, ref)  # (B, R)
         log_negatives = masked_logsumexp(self.negative_score(whole), negative)  # (B,)
-        i, j = all_pairs(*whole.shape, whole.device)
+        i, j = all_pairs(len(query), len(ref), whole.device)
         losses = self.pair_losses(whole.flatten(), log_negatives[i])  # (B R,)
         return per_pair(losses, i, j, "pos_pair", members=positive.flatten())
 
