@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from pml_extras import losses, weighting
+from pml_extras.losses._against_negatives import Formulas
 from pml_extras.pooling import GeneralizedSumPooling
 from pml_extras.reducers import BatchSizeReducer
 from tests.conformance.catalogue import LOSSES
@@ -35,10 +36,8 @@ OLD_TORCH = {
     ),
 }
 NOT_YET = {
-    "LiftedStructureLoss": "lists its pairs",
     "PotentialFieldLoss": "lists its pairs",
     "PotentialFieldLoss without proxies": "lists its pairs",
-    "WeightedLossEnsemble": "holds a LiftedStructureLoss",
 }
 
 
@@ -145,8 +144,9 @@ def test_a_compiled_ensemble_refuses_a_negative_loss_by_name():
     members = [losses.PNPLoss(), losses.NTXentLoss()]
 
     class Negative(losses.NTXentLoss):
-        def pair_losses(self, compared, log_negatives):
-            return super().pair_losses(compared, log_negatives) - 100
+        def formulas(self):
+            score, of_pairs = super().formulas()
+            return Formulas(score, lambda *compared: of_pairs(*compared) - 100)
 
     members[0] = Negative()
     loss = torch.compile(losses.WeightedLossEnsemble(members).double(), backend="aot_eager")

@@ -115,9 +115,10 @@ class AgainstNegatives(FullPrecisionLoss):
         query, ref, matrix, _ = compared
         positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref is query)
         whole = matrix(query, ref)  # (B, R)
-        log_negatives = masked_logsumexp(self.negative_score(whole), negative)  # (B,)
+        formulas = self.formulas()
+        log_negatives = masked_logsumexp(formulas.negative_score(whole), negative)  # (B,)
         i, j = all_pairs(len(query), len(ref), whole.device)
-        losses = self.pair_losses(whole.flatten(), log_negatives[i])  # (B R,)
+        losses = formulas.pair_losses(whole.flatten(), log_negatives[i])  # (B R,)
         return per_pair(losses, i, j, "pos_pair", members=positive.flatten())
 
     def get_default_distance(self) -> CosineSimilarity:

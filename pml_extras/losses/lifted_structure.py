@@ -16,6 +16,7 @@ from pml_extras._distances import (
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
+    all_pairs,
     label_masks,
     listed_pairs,
     pair_masks,
@@ -44,6 +45,8 @@ class _Pairs(NamedTuple):
     """(B,) log-sum-exp of the distances below ``neg_margin``."""
     of_ref: Tensor
     """(R,) the same of each reference over the rows."""
+    members: Tensor | None = None
+    """(P,) bool of a compiled graph, which has all pairs of the batch: which are positive."""
 
 
 class _TwoMargins(FullPrecisionLoss):
@@ -70,15 +73,20 @@ class _TwoMargins(FullPrecisionLoss):
     ) -> _Pairs:
         labels, ref_labels = required_labels(labels, ref_labels)
         compared = comparison(self.distance, embeddings, ref_emb)
-        if self._in_tiles(len(embeddings) * len(ref_emb)):
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self._in_tiles(len(embeddings) * len(ref_emb)):
             return self._of_tiles(compared, labels, ref_labels)
         ref_is_batch = ref_emb is embeddings
         matrix = compared.matrix(compared.query, compared.ref)  # (B, R)
         positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
-        i, j = positive.nonzero(as_tuple=True)  # (P,)
         push = self.distance.margin(self.neg_margin, matrix)
         of_query = masked_logsumexp(push, negative)
         of_ref = of_query if ref_is_batch else masked_logsumexp(push.T, negative.T)
+        if compiling:
+            i, j = all_pairs(len(embeddings), len(ref_emb), matrix.device)
+            pull = self.distance.margin(matrix, self.pos_margin).flatten()
+            return _Pairs(i, j, pull, of_query, of_ref, positive.flatten())
+        i, j = positive.nonzero(as_tuple=True)  # (P,)
         return _Pairs(i, j, self.distance.margin(matrix[i, j], self.pos_margin), of_query, of_ref)
 
     def _in_tiles(self, elements: int) -> bool:
@@ -172,14 +180,14 @@ class LiftedStructureLoss(_TwoMargins):
             pairs = self._of_labels(embeddings, labels, ref_emb, ref_labels)
         else:
             pairs = self._of_list(embeddings, indices_tuple, ref_emb)
-        i, j, pull, of_query, of_ref = pairs
+        i, j, pull, of_query, of_ref, members = pairs
         if len(i) == 0:
             return self.zero_losses()  # type: ignore[no-any-return]
         second = of_ref[j]
         if ref_is_batch:  # a row paired with itself has one set of negatives, not two
             second = second.masked_fill(i == j, -torch.inf)
         losses = lifted_structure(pull, of_query[i], second)  # (P,)
-        return {"loss": per_pair(losses, i, j, "pos_pair")}
+        return {"loss": per_pair(losses, i, j, "pos_pair", members)}
 
     def _of_list(
         self, embeddings: Tensor, indices_tuple: tuple[Tensor, ...], ref_emb: Tensor
@@ -239,7 +247,10 @@ class GeneralizedLiftedStructureLoss(_TwoMargins):
     ) -> LossDict:
         if indices_tuple is None:
             pairs = self._of_labels(embeddings, labels, ref_emb, ref_labels)
-            log_positives = segment_logsumexp(pairs.pull, pairs.i, len(embeddings))
+            pull = pairs.pull
+            if pairs.members is not None:
+                pull = pull.masked_fill(~pairs.members, -torch.inf)
+            log_positives = segment_logsumexp(pull, pairs.i, len(embeddings))
             return per_anchor(generalized_lifted_structure(log_positives, pairs.of_query))
         matrix = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
         positive, negative = pair_masks(

@@ -12,12 +12,12 @@ from pml_extras._distances import Comparison, comparison, require_distance
 from pml_extras._pml import (
     FullPrecisionLoss,
     LossDict,
-    StackedReducers,
     already_reduced_parts,
     pairs_of,
     per_pair,
     required_labels,
 )
+from pml_extras._reduction import StackedReducers
 from pml_extras.functional.snr import sum_above_zero
 from pml_extras.functional.tiles import Part, in_parts, lines_at_a_time, parts_of_rows
 
