@@ -1,26 +1,20 @@
 """Energy of labelled points in the potential field of one another."""
 
-import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pml_extras._checks import (
-    check_non_negative,
-    check_positive,
-    check_rows,
-    check_vector,
-    refuse,
-)
-from pml_extras.functional.pairwise import pair_differences, squared_products
+from pml_extras._checks import check_rows, check_vector, refuse
+from pml_extras.functional.close_pairs import PairIndices, Search, close_pairs, pairs_of_one_class
+from pml_extras.functional.field import Field, check_field
+from pml_extras.functional.pairwise import CHUNK_ELEMENTS, pair_differences
 from pml_extras.functional.precision import at_least_float32, no_autocast
+from pml_extras.functional.rows import without_gradient_at_zero
 
-_PRODUCT_ERROR = 4e-3
-"""Bound on the error of a squared distance from products, over the sum of the squared norms:
-operands rounded to 10 bits (TF32) are the worst. A wider search only lists more pairs."""
-
-_LARGEST_FORCE = 1e19  # times 1 / the root of the smallest number, it still fits float32
+_SHORTEST = 1e-12
+"""A shorter row is divided by this, as in ``torch.nn.functional.normalize``."""
 
 
 class FieldEnergy(NamedTuple):
@@ -36,57 +30,6 @@ class FieldEnergy(NamedTuple):
     """Attraction above the bottom of the well, >= 0, 0-dim, detached."""
     repulsion: Tensor
     """Repulsion above its value at ``delta_rep``, >= 0, 0-dim, detached."""
-
-
-class _Field(NamedTuple):
-    """The shape of both potentials."""
-
-    alpha: float
-    delta: float
-    delta_rep: float
-    core_radius: float
-
-    @property
-    def force(self) -> float:
-        """Factor of r^-(alpha + 1) in the force; the limit of psi / alpha at alpha = 0."""
-        return self.alpha if self.alpha > 0 else 1.0
-
-    @property
-    def well(self) -> float:
-        """Bottom of the attraction."""
-        return self.attraction_at(self.delta)
-
-    def attraction_at(self, r: float) -> float:
-        return -(r**-self.alpha) if self.alpha > 0 else math.log(r)
-
-    def attraction(self, r: Tensor) -> Tensor:
-        """Exactly ``well`` inside ``delta``."""
-        outer = r.clamp(min=self.delta)
-        value = -(outer**-self.alpha) if self.alpha > 0 else outer.log()
-        return value.masked_fill(r < self.delta, self.well)
-
-    def repulsion(self, r: Tensor) -> Tensor:
-        """Above its value from ``delta_rep`` outwards, where it is exactly 0."""
-        core = self.core_radius
-        shell = r.clamp(min=core, max=self.delta_rep)
-        value = shell**-self.alpha if self.alpha > 0 else -shell.log()
-        value = value + self.attraction_at(self.delta_rep)
-        if core > 0:
-            slope = self.force * core ** -(self.alpha + 1)
-            value = value + slope * (core - r).clamp(min=0)
-        return value.masked_fill(r >= self.delta_rep, 0.0)
-
-    def attraction_weight(self, r: Tensor) -> Tensor:
-        """Force over r, on the way to the gradient w (x_a - x_b)."""
-        outer = r.clamp(min=self.delta)
-        return (self.force * outer ** -(self.alpha + 2)).masked_fill(r < self.delta, 0.0)
-
-    def repulsion_weight(self, r: Tensor) -> Tensor:
-        """Minus force over r; 0 where points coincide, since no direction exists there."""
-        shell = r.clamp(min=self.core_radius)
-        smallest = torch.finfo(r.dtype).tiny ** 0.5  # below it, squares have no digits
-        weight = -self.force * shell ** -(self.alpha + 1) / r.clamp(min=smallest)
-        return weight.masked_fill((r >= self.delta_rep) | (r == 0), 0.0)
 
 
 def potential_field_energy(
@@ -158,12 +101,83 @@ def potential_field_energy(
     """
     field = _check(points, labels, sources, source_labels, weight, alpha, delta, delta_rep,
                    core_radius)  # fmt: skip
-    points = at_least_float32(points)
-    sources = None if sources is None else at_least_float32(sources)
-    weight = points.new_ones(len(points)) if weight is None else weight.to(points.dtype)
+    sets, term = [Points(points, labels)], Term(0, None, weight)
+    if sources is not None and source_labels is not None:
+        sets, term = [*sets, Points(sources, source_labels)], Term(0, 1, weight)
+    energy, excess, repulsion = field_energy(sets, [term], field)
+    return FieldEnergy(energy, excess[0], repulsion[0])
+
+
+class Points(NamedTuple):
+    """A set of points and their classes."""
+
+    rows: Tensor
+    """(T, D) floating."""
+    labels: Tensor
+    """(T,)"""
+
+
+class Term(NamedTuple):
+    """Part of an energy: test points in the field of sources, as positions in a list of sets."""
+
+    points: int
+    sources: int | None
+    """None: the points themselves."""
+    weight: Tensor | None = None
+    """(T,) without gradient; None is 1."""
+    search: Search = close_pairs
+    """Where pairs of two classes inside the radius of repulsion come from."""
+
+
+def field_energy(
+    sets: Sequence[Points], terms: Sequence[Term], field: Field, *, unit: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of several terms over the same sets, whose gradient is built once for all of them.
+
+    Args:
+        sets: of one width and type.
+        terms: see :class:`Term`.
+        field: from ``check_field``.
+        unit: take the directions of the rows, as ``torch.nn.functional.normalize`` does; a row of
+            zeros stays and has zero gradient.
+
+    Returns:
+        The energy, differentiable once, and the excess and the repulsion of each term, detached.
+        Memory: directions and gradient of the sets, and a tile.
+    """
+    rows = [at_least_float32(points.rows) for points in sets]
     if not torch.is_grad_enabled():  # inside forward this can no longer be asked
-        points, sources = points.detach(), None if sources is None else sources.detach()
-    return FieldEnergy(*_FieldEnergy.apply(points, sources, labels, source_labels, weight, field))
+        rows = [x.detach() for x in rows]
+    labels = [points.labels for points in sets]
+    energy, excess, repulsion = _FieldEnergy.apply(field, unit, labels, terms, *rows)
+    return energy, excess, repulsion
+
+
+def dense_field_energy(
+    sets: Sequence[Points], terms: Sequence[Term], field: Field, *, unit: bool = False
+) -> Tensor:
+    """The energy of ``field_energy`` by automatic differentiation of (T, S) matrices.
+
+    Nothing in it depends on values, so it compiles into one graph.
+    """
+    rows = [at_least_float32(points.rows) for points in sets]
+    if unit:
+        rows = [torch.nn.functional.normalize(without_gradient_at_zero(x)) for x in rows]
+    energy = rows[0].new_zeros(())
+    for term in terms:
+        at = term.points if term.sources is None else term.sources
+        squared = (rows[term.points][:, None] - rows[at]).square().sum(dim=2)  # (T, S)
+        coincide = squared == 0
+        r = squared.masked_fill(coincide, 1.0).sqrt().masked_fill(coincide, 0.0)
+        same = sets[term.points].labels[:, None] == sets[at].labels
+        psi = torch.where(same, field.attraction(r), field.repulsion(r))
+        if term.sources is None:
+            itself = torch.eye(len(psi), dtype=torch.bool, device=psi.device)
+            psi = psi.masked_fill(itself, 0.0)
+        if term.weight is not None:
+            psi = term.weight.to(psi.dtype)[:, None] * psi
+        energy = energy + psi.sum()
+    return energy
 
 
 def dense_potential_field_energy(
@@ -185,15 +199,7 @@ def dense_potential_field_energy(
         U0, 0-dim.
     """
     field = _check(points, labels, None, None, weight, alpha, delta, delta_rep, core_radius)
-    points = at_least_float32(points)
-    weight = points.new_ones(len(points)) if weight is None else weight.to(points.dtype)
-    squared = (points[:, None] - points).square().sum(dim=2)  # (T, T)
-    coincide = squared == 0
-    r = squared.masked_fill(coincide, 1.0).sqrt().masked_fill(coincide, 0.0)
-    same = labels[:, None] == labels
-    energy = torch.where(same, field.attraction(r), field.repulsion(r))
-    itself = torch.eye(len(points), dtype=torch.bool, device=points.device)
-    return (weight[:, None] * energy.masked_fill(itself, 0.0)).sum()
+    return dense_field_energy([Points(points, labels)], [Term(0, None, weight)], field)
 
 
 def _check(
@@ -206,7 +212,7 @@ def _check(
     delta: float,
     delta_rep: float | None,
     core_radius: float,
-) -> _Field:
+) -> Field:
     check_rows(points=points)
     check_vector(len(points), labels=labels)
     if (sources is None) != (source_labels is None):
@@ -224,101 +230,106 @@ def _check(
     return check_field(alpha, delta, delta_rep, core_radius)
 
 
-def check_field(alpha: float, delta: float, delta_rep: float | None, core_radius: float) -> _Field:
-    """Refuse numbers out of their range, by name."""
-    check_non_negative(alpha=alpha, core_radius=core_radius)
-    check_positive(delta=delta)
-    if delta_rep is None:
-        delta_rep = delta
-    check_positive(delta_rep=delta_rep)
-    if core_radius > delta_rep:
-        raise refuse("core_radius", f"at most delta_rep = {delta_rep}", repr(core_radius),
-                     "The core lies inside the radius of repulsion.")  # fmt: skip
-    field = _Field(float(alpha), float(delta), float(delta_rep), float(core_radius))
-    strongest = core_radius if core_radius > 0 else min(delta, delta_rep)
-    exponent = math.log(field.force) - (alpha + 1) * math.log(strongest)
-    if exponent > math.log(_LARGEST_FORCE):
-        name = "core_radius" if core_radius > 0 else "delta"
-        raise refuse(
-            name,
-            f"a force of at most {_LARGEST_FORCE:.0e}, which float32 can hold",
-            f"{strongest!r} with alpha = {alpha!r}, a force of 1e{exponent / math.log(10):.0f}",
-            f"Raise {name} or lower alpha.",
-        )
-    return field
-
-
-def _pairs_with_force(
-    x: Tensor, labels: Tensor, y: Tensor | None, y_labels: Tensor | None, radius: float
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Positions (a, b) of all same-class pairs, and of different-class pairs that may be close.
-
-    Inside one set each unordered pair once, a < b.
-    """
-    same = labels[:, None] == (labels if y_labels is None else y_labels)  # (T, S)
-    squared, norms = squared_products(x, y)
-    # Not "<": a point that is NaN is close to all, so that the energy says so.
-    close = ~(squared >= norms.mul_(_PRODUCT_ERROR).add_(radius**2)) & ~same
-    if y is None:
-        same, close = same.triu_(1), close.triu_(1)
-    first, second = same.nonzero(as_tuple=True), close.nonzero(as_tuple=True)
-    return (first[0], first[1]), (second[0], second[1])
-
-
 class _FieldEnergy(torch.autograd.Function):
     """Value and gradient in one pass over the pairs that have a force."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
-        y: Tensor | None,
-        labels: Tensor,
-        y_labels: Tensor | None,
-        weight: Tensor,
-        field: _Field,
+        field: Field,
+        unit: bool,
+        labels: list[Tensor],
+        terms: Sequence[Term],
+        *rows: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        other = x if y is None else y
         grads = [
-            torch.zeros_like(t) if needed and t is not None else None
-            for t, needed in zip((x, y), ctx.needs_input_grad, strict=False)
+            torch.zeros_like(x) if needed else None
+            for x, needed in zip(rows, ctx.needs_input_grad[4:], strict=True)
         ]
-        grad_x, grad_other = grads[0], grads[0 if y is None else 1]
-        with no_autocast(x):
-            same, close = _pairs_with_force(x, labels, y, y_labels, field.delta_rep)
-        energy, parts = x.new_zeros(()), []
-        for (rows, cols), potential, rest, omega in (
-            (same, field.attraction, field.well, field.attraction_weight),
-            (close, field.repulsion, 0.0, field.repulsion_weight),
-        ):
-            pair_weight = weight[rows] if y is not None else weight[rows] + weight[cols]
-            above_rest = x.new_zeros(())
-            for part, difference in pair_differences(x, other, rows, cols):
+        with no_autocast(rows[0]):
+            points = [_directions(x) for x in rows] if unit else rows
+            results = [_of_term(term, points, labels, grads, field) for term in terms]
+            if unit:
+                for x, direction, grad in zip(rows, points, grads, strict=True):
+                    if grad is not None:
+                        _through_directions_(grad, x, direction)
+        ctx.save_for_backward(*rows, *grads)
+        energy, excess, repulsion = torch.stack([torch.stack(result) for result in results]).T
+        ctx.mark_non_differentiable(excess, repulsion)
+        return energy.sum(), excess, repulsion
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        half = len(ctx.saved_tensors) // 2
+        return (
+            None,
+            None,
+            None,
+            None,
+            *(
+                None if g is None else grad * _NoSecondDerivative.apply(g, x)
+                for x, g in zip(ctx.saved_tensors[:half], ctx.saved_tensors[half:], strict=True)
+            ),
+        )
+
+
+def _of_term(
+    term: Term,
+    points: Sequence[Tensor],
+    labels: list[Tensor],
+    grads: list[Tensor | None],
+    field: Field,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, excess and repulsion; what it adds to the gradients is added in place."""
+    inside = term.sources is None
+    at = term.points if term.sources is None else term.sources
+    x, x_labels = points[term.points], labels[term.points]
+    y, y_labels = (None, None) if inside else (points[at], labels[at])
+    weight = x.new_ones(len(x)) if term.weight is None else term.weight.to(x.dtype)
+
+    def total(
+        found: Iterator[PairIndices],
+        potential: Callable[[Tensor], Tensor],
+        rest: float,
+        omega: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        energy = above_rest = x.new_zeros(())
+        for rows, cols in found:
+            pair_weight = weight[rows] + weight[cols] if inside else weight[rows]
+            for part, difference in pair_differences(x, points[at], rows, cols):
                 r, w = difference.norm(dim=1), pair_weight[part]
                 psi = potential(r)
                 energy = energy + (w * psi).sum()
                 above_rest = above_rest + (w * (psi - rest)).sum()
-                if grad_x is None and grad_other is None:
-                    continue
-                force = (w * omega(r))[:, None] * difference
-                if grad_x is not None:
-                    grad_x.index_add_(0, rows[part], force)
-                if grad_other is not None:
-                    grad_other.index_add_(0, cols[part], force, alpha=-1)
-            parts.append(above_rest)
-        excess, repulsion = parts
-        ctx.save_for_backward(x, y, *grads)
-        ctx.mark_non_differentiable(excess, repulsion)
-        return energy, excess, repulsion
+                force = difference.mul_((w * omega(r))[:, None]) if needs_grad else difference
+                if (grad := grads[term.points]) is not None:
+                    grad.index_add_(0, rows[part], force)
+                if (grad := grads[at]) is not None:
+                    grad.index_add_(0, cols[part], force, alpha=-1)
+        return energy, above_rest
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        points_and_grads = zip(ctx.saved_tensors[:2], ctx.saved_tensors[2:], strict=True)
-        grad_x, grad_y = (
-            None if g is None else grad * _NoSecondDerivative.apply(g, points)
-            for points, g in points_and_grads
-        )
-        return grad_x, grad_y, None, None, None, None
+    needs_grad = grads[term.points] is not None or grads[at] is not None
+    same = pairs_of_one_class(x_labels, y_labels)
+    attraction, excess = total(same, field.attraction, field.well, field.attraction_weight)
+    close = term.search(x, x_labels, y, y_labels, field.delta_rep)
+    _, repulsion = total(close, field.repulsion, 0.0, field.repulsion_weight)
+    return attraction + repulsion, excess, repulsion
+
+
+def _directions(rows: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # (T, 1)
+    directions: Tensor = rows / lengths.clamp(min=_SHORTEST)
+    return directions
+
+
+def _through_directions_(grad: Tensor, rows: Tensor, directions: Tensor) -> None:
+    """Gradient at ``directions`` -> gradient at ``rows``, in place: (g - (g.z) z) / |v|."""
+    step = max(1, CHUNK_ELEMENTS // max(1, rows.shape[1]))
+    for g, v, z in zip(*(t.split(step) for t in (grad, rows, directions)), strict=True):
+        length = v.norm(dim=1, keepdim=True)
+        radial = (g * z).sum(dim=1, keepdim=True).masked_fill(length < _SHORTEST, 0.0)
+        g.addcmul_(radial, z, value=-1).div_(length.clamp(min=_SHORTEST))
+        g.masked_fill_((v == 0).all(dim=1, keepdim=True), 0.0)
 
 
 class _NoSecondDerivative(torch.autograd.Function):

@@ -1,4 +1,3 @@
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -350,16 +349,6 @@ def test_labels_that_are_no_classes_are_refused():
 def test_hyper_parameters_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         PotentialFieldLoss(**{"num_classes": 3, "embedding_size": 4, name: value})
-
-
-def test_many_proxies_warn_once_with_their_cost():
-    with pytest.warns(UserWarning, match=r"3003 proxies: .* GiB") as caught:
-        PotentialFieldLoss(1001, 2, 3)
-    assert len(caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        PotentialFieldLoss(1001, 2, 2)
-        PotentialFieldLoss(1000, 2, 3)
 
 
 def test_proxies_learn_faster_than_the_trunk_and_do_not_decay():
