@@ -107,12 +107,12 @@ def distances_of(pairs: PairIndices, x: Tensor) -> Tensor:
 
 
 def _half_squares(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=1).square() * (0.5 - 0.5 * _PRODUCT_ERROR)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=1)
+    return lengths.square() * (0.5 - 0.5 * _PRODUCT_ERROR)
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
-    products: Tensor = x @ y.T
-    return products
+    return x @ y.T
 
 
 def _tiles(num: int, num_y: int | None, device: torch.device) -> Iterator[tuple[slice, slice]]:

@@ -26,9 +26,10 @@ from pml_extras._pml import (
     required_labels,
 )
 from pml_extras.functional.close_pairs import Search, close_pairs
+from pml_extras.functional.dense_field import dense_field_energy
 from pml_extras.functional.field import check_field
+from pml_extras.functional.field_energy import Points, Term, field_energy
 from pml_extras.functional.neighbour_list import NeighbourList
-from pml_extras.functional.potential_field import Points, Term, dense_field_energy, field_energy
 
 _MANY_PROXIES = 4096  # a search among fewer costs no more than asking whether a list still holds
 
@@ -180,33 +181,25 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         ]
         if has_ref:
             sets.append(Points(ref_emb.to(dtype), ref_labels))
-            terms = {
-                "sample_sample": [Term(0, 2, weight)],
-                "sample_proxy": [Term(0, 1, weight), Term(1, 2)],
-            }
+            terms = [
+                ("sample_sample", Term(0, 2, weight)),
+                ("sample_proxy", Term(0, 1, weight)),
+                ("sample_proxy", Term(1, 2)),
+            ]
         else:
-            terms = {
-                "sample_sample": [Term(0, None, weight)],
+            terms = [
+                ("sample_sample", Term(0, None, weight)),
                 # The field at the sample counts its weight, the one at the proxy counts 1.
-                "sample_proxy": [Term(0, 1, weight + 1)],
-            }
-        terms["proxy_proxy"] = [Term(1, None, search=self._search())]
-        names = [name for name, of_name in terms.items() for _ in of_name]
-        listed = [term for of_name in terms.values() for term in of_name]
+                ("sample_proxy", Term(0, 1, weight + 1)),
+            ]
+        terms.append(("proxy_proxy", Term(1, None, search=self._search())))
         divisor = self._divisor(*map(len, (embeddings, ref_emb, self.proxies)), has_ref=has_ref)
-        field = check_field(self.alpha, self.delta, self.delta_rep, self.core_radius)
+        energy = self._energy(sets, terms, divisor)
         self.distance.reset_stats()
-        if torch.compiler.is_compiling():
-            energy = dense_field_energy(sets, listed, field, unit=True)
-        else:
-            energy, excess, repulsion = field_energy(sets, listed, field, unit=True)
-            if self.collect_stats:
-                self._record("excess", names, excess / divisor)
-                self._record("repulsion", names, repulsion / divisor)
-            if self.distance.collect_stats:
-                with torch.no_grad():
-                    unit = map(self.distance.normalize, (embeddings, ref_emb))
-                    self.distance.set_default_stats(embeddings, ref_emb, *unit)
+        if self.distance.collect_stats:
+            with torch.no_grad():
+                unit = map(self.distance.normalize, (embeddings, ref_emb))
+                self.distance.set_default_stats(embeddings, ref_emb, *unit)
         loss_dict = already_reduced(energy / divisor)
         self.add_weight_regularization_to_loss_dict(loss_dict, self.proxies)
         return loss_dict
@@ -219,11 +212,18 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
             return self._neighbours
         return close_pairs
 
-    def _record(self, part: str, names: list[str], values: Tensor) -> None:
-        for name in names:
-            setattr(self, f"{part}_{name}", 0.0)
-        for name, value in zip(names, values.tolist(), strict=True):
-            setattr(self, f"{part}_{name}", getattr(self, f"{part}_{name}") + value)
+    def _energy(self, sets: list[Points], named: list[tuple[str, Term]], divisor: int) -> Tensor:
+        field = check_field(self.alpha, self.delta, self.delta_rep, self.core_radius)
+        terms = [term for _, term in named]
+        if torch.compiler.is_compiling() and not self.collect_stats:
+            return dense_field_energy(sets, terms, field)
+        energy, *parts = field_energy(sets, terms, field, unit=True)
+        if self.collect_stats:
+            for part, values in zip(("excess", "repulsion"), parts, strict=True):
+                for (pairs, _), value in zip(named, values.tolist(), strict=True):
+                    name = f"{part}_{pairs}"
+                    setattr(self, name, getattr(self, name) + value / divisor)
+        return energy
 
     def _divisor(self, samples: int, sources: int, proxies: int, *, has_ref: bool) -> int:
         if self.reduction == "sum":
@@ -239,6 +239,9 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         check_columns(self.embedding_size, embeddings=embeddings, ref_emb=ref_emb)
         if self.proxies_per_class == 0:
             return required_labels(labels, ref_labels)
+        if torch.compiler.is_compiling():  # to read a label would break the graph
+            labels, ref_labels = required_labels(labels, ref_labels)
+            return labels.long(), ref_labels.long()
         labels = class_indices("labels", labels, self.num_classes)
         if ref_emb is embeddings:
             return labels, labels
