@@ -57,8 +57,8 @@ def potential_field_energy(
             -\alpha r^{-(\alpha + 2)} & y_a \ne y_b,\; r < \delta_{rep} \\
             0 & \text{otherwise} \end{cases}
 
-    Every pair with a force is taken from its difference :math:`x_a - x_b`; products only search for
-    pairs of different classes inside ``delta_rep``.
+    Every pair with a force is taken from its difference :math:`x_a - x_b`; products of tiles only
+    search for pairs of different classes inside ``delta_rep``. Memory: O((T + S) D) and a tile.
 
     Args:
         points: (T, D) floating, the test charges; half types are computed in float32. On the unit

@@ -59,8 +59,8 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         reduction: "sum", Eq. 6, which reaches millions; "batch_mean" divides it by B; "pair_mean"
             by the number of ordered pairs. Under Adam without decay the three train alike.
         core_radius: below it repulsion goes on as its tangent; 0 is the published singular form.
-        neighbour_lists: keep the pairs of proxies that may come close from step to step, which
-            changes nothing but the time; used from 4,096 proxies on, where it pays.
+        neighbour_lists: keep from step to step which pairs of proxies may come close, which
+            changes nothing but the time, see below; used from 4,096 proxies on, where it pays.
         **kwargs: ``weight_init_func`` (default standard normal), ``weight_regularizer`` (on the
             proxies), ``embedding_regularizer``, ``collect_stats``. ``distance`` may only be the
             default, ``LpDistance()`` on unit vectors; ``reducer`` only None or
@@ -81,6 +81,16 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
     References (``ref_emb``) are sources and no test charges: samples and proxies feel the field of
     references and proxies. So a memory of past batches may be used with its gradient detached; a
     row of the batch that is in the memory too is at distance 0 of its copy, inside the well.
+
+    Memory above the proxies: three arrays of their size (their directions, the gradient, ``.grad``)
+    and a tile, however many pairs there are. Time: the products of all pairs of proxies, unless
+    a :class:`~pml_extras.functional.neighbour_list.NeighbourList` holds: it lists the pairs that
+    can come within ``delta_rep`` before some proxies have moved far enough, which is measured
+    at each step, so that an optimizer, a loaded state and a write into ``.data`` are all seen. It
+    takes the place of one of the three arrays and is neither in the state dict nor in copies.
+
+    Under ``torch.compile`` the same energy is taken from matrices of all pairs in float64, without
+    lists, a check of the labels or recorded statistics: one graph, for up to some thousand proxies.
 
     Recorded statistics (``collect_stats=True``), in the unit of the loss: ``excess_*``, attraction
     above the bottom of the well, and ``repulsion_*``, both >= 0, of sample-sample,
@@ -196,7 +206,7 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
         divisor = self._divisor(*map(len, (embeddings, ref_emb, self.proxies)), has_ref=has_ref)
         energy = self._energy(sets, terms, divisor)
         self.distance.reset_stats()
-        if self.distance.collect_stats:
+        if self.distance.collect_stats and not torch.compiler.is_compiling():
             with torch.no_grad():
                 unit = map(self.distance.normalize, (embeddings, ref_emb))
                 self.distance.set_default_stats(embeddings, ref_emb, *unit)
@@ -215,7 +225,7 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
     def _energy(self, sets: list[Points], named: list[tuple[str, Term]], divisor: int) -> Tensor:
         field = check_field(self.alpha, self.delta, self.delta_rep, self.core_radius)
         terms = [term for _, term in named]
-        if torch.compiler.is_compiling() and not self.collect_stats:
+        if torch.compiler.is_compiling():
             return dense_field_energy(sets, terms, field)
         energy, *parts = field_energy(sets, terms, field, unit=True)
         if self.collect_stats:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_metric_learning.distances import LpDistance
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pml_extras.functional import neighbour_list, pairwise, tiles
+from pml_extras.functional import field_energy, neighbour_list, pairwise, tiles
 from pml_extras.losses import PotentialFieldLoss, potential_field
 
 CLASSES, SIZE = 20, 6
@@ -180,7 +181,7 @@ class Alive(TorchDispatchMode):
 @pytest.mark.parametrize("lists", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_memory_is_three_arrays_of_the_size_of_the_proxies(lists, scale):
-    classes, size, tile = 200, 32, 512
+    classes, size, tile = 50, 32, 1024
     loss = PotentialFieldLoss(classes, size, 3, neighbour_lists=lists)
     with torch.no_grad():
         loss.proxies.mul_(scale).add_(1 - scale)  # spread, or of one direction
@@ -188,14 +189,17 @@ def test_memory_is_three_arrays_of_the_size_of_the_proxies(lists, scale):
     with (
         mock.patch.dict(tiles.TILE_ELEMENTS, {"cpu": tile}),
         mock.patch.object(pairwise, "CHUNK_ELEMENTS", 1024),
+        mock.patch.object(field_energy, "CHUNK_ELEMENTS", 1024),
+        mock.patch.object(neighbour_list, "CHUNK_ELEMENTS", 1024),
         mock.patch.object(neighbour_list, "_SAMPLE", 16),
         Alive(loss.proxies.numel() // 2) as memory,
     ):
         for _ in range(2):
             loss.proxies.grad = None
             loss(x, labels).backward()
-    assert memory.largest == loss.proxies.numel()  # a tenth of a matrix of all pairs
-    assert 2 <= memory.most - 1 <= 3  # one of the arrays seen is a view of the proxies
+    assert memory.largest == loss.proxies.numel()  # a fourth of a matrix of all pairs
+    # Directions and their gradient, then that and .grad; a list, which a crowd has not, holds one.
+    assert memory.most == (3 if lists and scale == 1.0 else 2)
 
 
 @pytest.mark.parametrize("with_ref", [False, True])
@@ -220,7 +224,6 @@ def test_compiles_into_one_graph_with_the_same_numbers(options, with_ref):
         of_proxies = loss.proxies.grad if loss.proxies.numel() > 0 else torch.zeros(1)
         results.append((value.item(), x.grad, of_proxies))
     assert_equal(results[1], results[0], 1e-9)
-    assert loss._neighbours._points is None or not with_ref
 
 
 def test_compiled_in_float32_it_keeps_the_digits_of_eager():
@@ -239,12 +242,13 @@ def test_compiled_in_float32_it_keeps_the_digits_of_eager():
     assert_equal((value.item(), x.grad, loss.proxies.grad), eager, 2e-6)
 
 
-def test_statistics_are_recorded_under_a_compiler_too():
+def test_statistics_are_left_out_under_a_compiler():
     torch._dynamo.reset()
-    loss = PotentialFieldLoss(CLASSES, SIZE, 2, collect_stats=True)
-    x, labels = torch.randn(12, SIZE), torch.arange(12)
-    value, recorded = loss(x, labels), loss.excess_sample_proxy
-    assert recorded > 0
-    loss.excess_sample_proxy = 0
-    assert torch.compile(loss, backend="eager")(x, labels).item() == pytest.approx(value.item())
-    assert loss.excess_sample_proxy == pytest.approx(recorded)
+    distance = LpDistance(collect_stats=True)
+    loss = PotentialFieldLoss(CLASSES, SIZE, 2, collect_stats=True, distance=distance).double()
+    x, labels = batch()
+    value = loss(x, labels).item()
+    assert loss.excess_sample_proxy > 0
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    assert compiled(x, labels).item() == pytest.approx(value)
+    assert loss.excess_sample_proxy == distance.final_avg_query_norm == 0  # not those of before
