@@ -90,25 +90,22 @@ class NeighbourList:
         limit = _PAIRS_A_POINT * len(x)
         least = _with_margin(radius, x)
         self._reach = max(least, _reach_of(limit // 2, x, labels))
-        found: list[PairIndices] = []
-        num = 0
+        kept = torch.empty(2, limit, dtype=torch.int64, device=x.device)  # small results kept
+        num = 0  # between large tiles would leave gaps in the heap that no tile fits into
         for pairs in pairs_nearer_than(lambda: self._reach, x, labels):
-            found.append(pairs)
-            num += len(pairs[0])
-            if num <= limit:
-                continue
-            rows, cols = (torch.cat(side) for side in zip(*found, strict=True))
-            r = distances_of((rows, cols), x)
-            shrunk = r.kthvalue(limit // 2).values
-            kept = r < shrunk
-            found, num = [(rows[kept], cols[kept])], int(kept.sum())
-            self._reach = shrunk.item() / _with_margin(1.0, x)
-            if self._reach < least:
-                self._pause = _PAUSE
-                return
-        empty = labels.new_empty(0, dtype=torch.int64)
-        rows, cols = (torch.cat(side) for side in zip((empty, empty), *found, strict=True))
-        self._points, self._pairs = x, (rows, cols)
+            found = torch.stack(pairs)
+            if num + found.shape[1] > limit:
+                found, num = torch.cat([kept[:, :num], found], dim=1), 0
+                r = distances_of((found[0], found[1]), x)
+                shrunk = r.kthvalue(limit // 2).values
+                found = found[:, r < shrunk]
+                self._reach = shrunk.item() / _with_margin(1.0, x)
+                if self._reach < least:
+                    self._pause = _PAUSE
+                    return
+            kept[:, num : num + found.shape[1]] = found
+            num += found.shape[1]
+        self._points, self._pairs = x, (kept[0, :num], kept[1, :num])
 
 
 def _with_margin(length: float, x: Tensor) -> float:
