@@ -115,6 +115,22 @@ def test_two_that_move_straight_at_each_other_are_not_lost(size, share, monkeypa
     assert 0 < kept < 14  # some of these moves are allowed, and some are not
 
 
+def test_rounding_hides_no_pair():
+    """A list that would end exactly where a pair arrives, as float32 measures displacements."""
+    labels, beside = torch.arange(2), 0
+    for seed in range(50):
+        a, b = spread(2, 512, seed)
+        moved = torch.stack([a + 0.3 * (b - a), b - 0.4 * (b - a)])
+        listed = NeighbourList()
+        listed._points, listed._pairs = torch.stack([a, b]), (labels[:0], labels[:0])
+        listed._reach = (a.double() - b.double()).norm().item()  # it is not listed
+        radius = listed._reach - (moved - listed._points).norm(dim=1).sum().item()
+        nearer = (moved[0] - moved[1]).norm().item() < radius
+        assert len(near(listed, moved, labels, radius)) >= nearer
+        beside += nearer
+    assert beside > 0
+
+
 def spread(num=40, size=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(num, size, generator=generator))
