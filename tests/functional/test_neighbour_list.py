@@ -125,7 +125,7 @@ def test_rounding_hides_no_pair():
         listed._points, listed._pairs = torch.stack([a, b]), (labels[:0], labels[:0])
         listed._reach = (a.double() - b.double()).norm().item()  # it is not listed
         radius = listed._reach - (moved - listed._points).norm(dim=1).sum().item()
-        nearer = (moved[0] - moved[1]).norm().item() < radius
+        nearer = int(search.distances_of((labels[:1], labels[1:]), moved) < radius)
         assert len(near(listed, moved, labels, radius)) >= nearer
         beside += nearer
     assert beside > 0
