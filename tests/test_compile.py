@@ -35,10 +35,6 @@ OLD_TORCH = {
         "sizes that depend on data",
     ),
 }
-NOT_YET = {
-    "PotentialFieldLoss": "lists its pairs",
-    "PotentialFieldLoss without proxies": "lists its pairs",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +46,6 @@ def _without_graphs_of_other_tests():
 def losses_by_name():
     for name in LOSSES:
         marks = []
-        if name in NOT_YET:
-            marks.append(pytest.mark.xfail(strict=True, reason=NOT_YET[name]))
         if name in OLD_TORCH:
             reason = f"torch before 2.7 has no graph of {OLD_TORCH[name]}"
             marks.append(pytest.mark.skipif(TORCH < (2, 7), reason=reason))
