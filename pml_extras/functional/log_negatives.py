@@ -174,6 +174,7 @@ def _gradient(
     ]
     of_x = torch.zeros_like(scores.x.rows)
     of_y = of_x if symmetric else torch.zeros_like(scores.y.rows)
+    totals, sign = scores.numbers(), -1 if scores.distances else 1
     for piece in scores.pieces(x, y):
         tile = piece.tile
         weight = _weights(scores, piece, (share[0], share[1]))
@@ -185,13 +186,18 @@ def _gradient(
             continue
         a, b = scores.x.rows[tile.rows], scores.y.rows[tile.cols]
         if scores.distances:
-            weight = weight.div_(-piece.scores)
-            of_x[tile.rows] -= weight.sum(dim=1)[:, None] * a
+            weight = weight.div_(piece.scores)
+            totals[0][tile.rows] += weight.sum(dim=1)
             if tile.both:
-                of_y[tile.cols] -= weight.sum(dim=0)[:, None] * b
-        of_x[tile.rows].addmm_(weight, b)
+                totals[1][tile.cols] += weight.sum(dim=0)
+        of_x[tile.rows].addmm_(weight, b, alpha=sign)
         if tile.both:
-            of_y[tile.cols].addmm_(weight.T, a)
+            of_y[tile.cols].addmm_(weight.T, a, alpha=sign)
+    if scores.distances:
+        for side, of, total in zip(sides, (of_x, of_y), totals, strict=True):
+            of.addcmul_(total[:, None], side.rows)
+            if symmetric:
+                break
     results = [
         torch.empty_like(of).index_copy_(0, side.order, of)
         for side, of in zip(sides, (of_x, of_y), strict=True)

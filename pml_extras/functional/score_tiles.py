@@ -1,12 +1,15 @@
 """The scores of all pairs of two classes, a tile of which exists at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pml_extras.functional.pairwise import NEAR, robust_centre
+
+_KEPT_ELEMENTS = 2**18
+"""Elements of a matrix whose tiles the backward pass does not compute again."""
 
 _LARGEST_EXPONENT = {torch.float32: 80.0, torch.float64: 700.0}
 
@@ -73,23 +76,40 @@ class ScoreTiles:
         ]
         self.near: list[bool] | None = None
         self.shift: tuple[Tensor, Tensor] | None = None
+        self._kept: list[Piece] | None = None
 
-    def pieces(self, x: Tensor, y: Tensor) -> Iterator[Piece]:
+    def pieces(self, x: Tensor, y: Tensor) -> Iterable[Piece]:
         """All scores. The first time it finds out in which tiles rows of two classes may nearly
-        coincide (``near``); then such rows are a piece of their own, made from differences."""
+        coincide (``near``); then such rows are a piece of their own, made from differences. Those
+        of a small matrix are kept, others computed each time."""
+        if self._kept is not None:
+            return self._kept
+        if len(self.x.code) * len(self.y.code) > _KEPT_ELEMENTS:
+            return self._computed(x, y)
+        known, pieces = self.near is not None, list(self._computed(x, y))
+        self._kept = pieces if known or not any(self.near or ()) else None
+        return pieces
+
+    def _computed(self, x: Tensor, y: Tensor) -> Iterator[Piece]:
         suspects = []
         for index, tile in enumerate(self.tiles):
-            scores, squared = self._of(tile)
-            if squared is not None and self.near is None:
+            a, b = self.x.rows[tile.rows], self.y.rows[tile.cols]
+            if not self.distances:
+                yield Piece(tile, self._without_same(a @ b.T, tile, -torch.inf))
+                continue
+            squared = self._norms(tile).addmm_(a, b.T, alpha=-2)
+            squared, rows = self._without_same(squared, tile, torch.inf), None
+            if self.near is None:
                 suspects.append(self._may_be_near(squared, tile))
-            elif squared is not None and self.near is not None and self.near[index]:
+            elif self.near[index]:
                 rows = self._near_rows(squared, tile)
-                if len(rows) > 0:
-                    # As they came: moving the centre rounds.
-                    ends = x[self.x.order[tile.rows][rows]], y[self.y.order[tile.cols]]
-                    exact = -distances_from_differences(*ends)
-                    yield Piece(tile, self._without_same(exact, tile, -torch.inf, rows), rows, ends)
-                    scores[rows] = -torch.inf
+            scores = squared.clamp_(min=0).sqrt_().neg_()
+            if rows is not None and len(rows) > 0:
+                # As they came: moving the centre rounds.
+                ends = x[self.x.order[tile.rows][rows]], y[self.y.order[tile.cols]]
+                exact = -distances_from_differences(*ends)
+                yield Piece(tile, self._without_same(exact, tile, -torch.inf, rows), rows, ends)
+                scores[rows] = -torch.inf
             yield Piece(tile, scores)
         if self.near is None:  # asking tile by tile would wait for the device each time
             self.near = torch.stack(suspects).tolist() if suspects else []
@@ -112,16 +132,6 @@ class ScoreTiles:
         """One a row and one a column, a single tensor where these are the same."""
         of_x = torch.full_like(self.x.squares, value)
         return of_x, of_x if self.y is self.x else torch.full_like(self.y.squares, value)
-
-    def _of(self, tile: Tile) -> tuple[Tensor, Tensor | None]:
-        """Scores; for distances also the squared ones, inf inside a class, in which those of rows
-        that nearly coincide have few digits or none."""
-        a, b = self.x.rows[tile.rows], self.y.rows[tile.cols]
-        if not self.distances:
-            return self._without_same(a @ b.T, tile, -torch.inf), None
-        squared = self._norms(tile).addmm_(a, b.T, alpha=-2)
-        squared = self._without_same(squared, tile, torch.inf)
-        return squared.clamp(min=0).sqrt_().neg_(), squared
 
     def _without_same(
         self, values: Tensor, tile: Tile, fill: float, rows: Tensor | None = None

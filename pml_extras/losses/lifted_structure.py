@@ -100,7 +100,8 @@ class _TwoMargins(FullPrecisionLoss):
         distances = is_euclidean(self.distance)
 
         def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
-            a, b = x[i[part.items] - part.rows.start], y[j[part.items]]
+            a = x.index_select(0, i[part.items] - part.rows.start)
+            b = y.index_select(0, j[part.items])
             return distances_of_pairs(a, b) if distances else (a * b).sum(dim=1)
 
         parts = parts_of_items(starts, max(1, CHUNK_ELEMENTS // query.shape[1]))
@@ -183,10 +184,10 @@ class LiftedStructureLoss(_TwoMargins):
         i, j, pull, of_query, of_ref, members = pairs
         if len(i) == 0:
             return self.zero_losses()  # type: ignore[no-any-return]
-        second = of_ref[j]
+        second = of_ref.index_select(0, j)
         if ref_is_batch:  # a row paired with itself has one set of negatives, not two
             second = second.masked_fill(i == j, -torch.inf)
-        losses = lifted_structure(pull, of_query[i], second)  # (P,)
+        losses = lifted_structure(pull, of_query.index_select(0, i), second)  # (P,)
         return {"loss": per_pair(losses, i, j, "pos_pair", members)}
 
     def _of_list(
