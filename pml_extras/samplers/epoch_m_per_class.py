@@ -1,19 +1,16 @@
 """Batches of m images a class, and every image in every epoch."""
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from pml_extras._checks import check_count, refuse
+from pml_extras.samplers._epochs import Epochs, Integers, Labels, classes_of, shuffled_groups
 
 
-class EpochMPerClassSampler(Sampler[int]):
+class EpochMPerClassSampler(Epochs[int], Sampler[int]):
     r"""Indices whose batches are groups of m images of one class, with all images in each epoch.
 
     The :math:`N_c` images of class c are shuffled and cut into groups of m, the groups of all
@@ -63,113 +60,44 @@ class EpochMPerClassSampler(Sampler[int]):
 
     def __init__(
         self,
-        labels: Tensor | npt.NDArray[Any] | Sequence[int],
+        labels: Labels,
         batch_size: int,
         m: int | Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         check_count(1, batch_size=batch_size)
-        check_count(0, seed=seed)
-        self.batch_size, self.m, self.seed = int(batch_size), m, int(seed)
+        super().__init__(seed)
+        self.batch_size, self.m = int(batch_size), m
         self._choices = _choices_of_m(m, self.batch_size)
-        unique = np.unique(_integers(labels), return_inverse=True, return_counts=True)
-        _, self._class_of, self._sizes = unique  # (N,), (C,)
-        self._place = _Place(epoch=0, position=0)
-
-    def __len__(self) -> int:
-        return self._length(self.m_of_epoch(self._place.epoch))
-
-    def __iter__(self) -> Iterator[int]:
-        last = self._place
-        at = _Place(last.epoch + 1, 0) if last.begun else _Place(last.epoch, last.position)
-        at.begun = True
-        self._place = at  # an older iterator keeps its own and counts no longer
-        indices = self._indices(at.epoch)
-        for index in indices[at.position : -1]:
-            at.position += 1
-            yield index
-        at.epoch, at.position, at.begun = at.epoch + 1, 0, False
-        yield indices[-1]
+        self._class_of, self._sizes = classes_of(labels)  # (N,), (C,)
 
     def m_of_epoch(self, epoch: int) -> int:
         """Images of a class in the batches of this epoch."""
         check_count(0, epoch=epoch)
         return self._begin(self.seed, epoch)[1]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter`` give this epoch, from its start; without it, the following one."""
-        check_count(0, epoch=epoch)
-        self._place = _Place(int(epoch), 0)
-
-    def state_dict(self) -> dict[str, int]:
-        """Plain integers: the next index is number ``position``, from 0, of ``epoch``.
-
-        ``setting`` is a checksum of the sizes of classes, of B and of what m is drawn from.
-        """
-        return {
-            "seed": self.seed,
-            "epoch": self._place.epoch,
-            "position": self._place.position,
-            "setting": self._setting(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Let the next ``iter`` go on from ``state``, seed included; ValueError if it cannot."""
-        keys = ["seed", "epoch", "position", "setting"]
-        if not isinstance(state, Mapping) or set(state) != set(keys):
-            raise refuse("state", f"a mapping with the keys {keys}", repr(state))
-        check_count(0, **state)
-        seed, epoch, position, setting = (int(state[key]) for key in keys)
-        if setting != self._setting():
-            way_out = "Construct the sampler with labels, batch_size and m as they were."
-            raise refuse("setting", f"{self._setting()}, that of this sampler", setting, way_out)
-        length = self._length(self._begin(seed, epoch)[1])
-        if position > length:
-            way_out = "Construct the sampler with labels, batch_size and m as they were."
-            raise refuse("position", f"at most {length}, the end of its epoch", position, way_out)
-        self.seed = seed
-        self._place = _Place(epoch, position) if position < length else _Place(epoch + 1, 0)
-
-    def _setting(self) -> int:
-        return zlib.crc32(repr((self._sizes.tolist(), self.batch_size, self._choices)).encode())
+    def _setting(self) -> tuple[Any, ...]:
+        return self._sizes.tolist(), self.batch_size, self._choices
 
     def _begin(self, seed: int, epoch: int) -> tuple[np.random.Generator, int]:
         rng = np.random.default_rng((seed, int(epoch)))  # its first number chooses m
         return rng, self._choices[rng.integers(len(self._choices))]
 
-    def _length(self, m: int) -> int:
-        num_groups = int((-(-self._sizes // m)).sum())
-        return self.batch_size * -(-num_groups // (self.batch_size // m))
+    def _groups(self, m: int) -> Integers:
+        counts: Integers = -(-self._sizes // m)
+        return counts  # (C,)
 
-    def _indices(self, epoch: int) -> list[int]:
+    def _length(self, seed: int, epoch: int) -> int:
+        return self._places(self._begin(seed, epoch)[1])
+
+    def _places(self, m: int) -> int:
+        return self.batch_size * -(-int(self._groups(m).sum()) // (self.batch_size // m))
+
+    def _items(self, epoch: int, begin: int) -> Iterator[int]:
         rng, m = self._begin(self.seed, epoch)
-        shuffled = rng.permutation(len(self._class_of))  # (N,)
-        by_class = shuffled[np.argsort(self._class_of[shuffled], kind="stable")]  # (N,)
-        num_places = -(-self._sizes // m) * m  # (C,)
-        c = np.repeat(np.arange(len(num_places)), num_places)  # (G * m,), the class of each place
-        # A class goes round and round its images; from where is no matter, they are shuffled.
-        image = np.arange(len(c)) % self._sizes[c] + (self._sizes.cumsum() - self._sizes)[c]
-        groups = by_class[image].reshape(-1, m)  # (G, m)
-        order = np.resize(rng.permutation(len(groups)), self._length(m) // m)  # and round again
-        indices: list[int] = groups[order].ravel().tolist()
-        return indices
-
-
-@dataclass
-class _Place:
-    epoch: int
-    position: int  # of the next index
-    begun: bool = False  # by an iterator
-
-
-def _integers(labels: Any) -> npt.NDArray[Any]:
-    values = np.asarray(labels.tolist() if isinstance(labels, Tensor) else labels)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
-        came = f"{getattr(labels, 'dtype', values.dtype)} {values.shape}"
-        way_out = "np.unique(names, return_inverse=True)[1] numbers the classes."
-        raise refuse("labels", "at least one integer, in shape (images,)", came, way_out)
-    return values
+        groups = shuffled_groups(rng, self._class_of, self._sizes, self._groups(m), m)  # (G, m)
+        order = np.resize(rng.permutation(len(groups)), self._places(m) // m)  # and round again
+        yield from groups[order].ravel()[begin:].tolist()
 
 
 def _choices_of_m(m: Any, batch_size: int) -> tuple[int, ...]:
