@@ -119,6 +119,11 @@ def classes_of(labels: Labels) -> tuple[Integers, Integers]:
     return class_of, sizes
 
 
+def checksum(class_of: Integers) -> int:
+    """Of which images are of one class, in the order that the labels have."""
+    return zlib.crc32(class_of.astype("<i8").tobytes())
+
+
 def shuffled_groups(
     rng: np.random.Generator, class_of: Integers, sizes: Integers, counts: Integers, m: int
 ) -> Integers:
