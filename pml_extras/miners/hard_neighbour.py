@@ -1,5 +1,6 @@
 """Positive pairs and hard negatives of both images, chosen from a large candidate batch."""
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class HardNeighbourMiner(BaseMiner):
         chosen = dict.fromkeys(pairs)  # a set in order
         for row, hardest in zip(pairs, self._hardest_first(embeddings, pairs), strict=True):
             free = (x for x in hardest if classes[x] != classes[row] and x not in chosen)
-            chosen.update(dict.fromkeys([x for x, _ in zip(free, range(self.num_neighbours))]))
+            chosen.update(dict.fromkeys(islice(free, self.num_neighbours)))
         size = min(len(classes), 2 * self.num_pairs * (1 + self.num_neighbours))
         rest = [x for x in rng.permutation(len(classes)).tolist() if x not in chosen]
         return torch.tensor([*chosen, *rest][:size], dtype=torch.int64)
@@ -86,7 +87,9 @@ class HardNeighbourMiner(BaseMiner):
         with no_autocast(embeddings):
             x = at_least_float32(embeddings)
             far = self.distance(x[rows], x)  # (2 P, B)
-        order: list[list[int]] = far.argsort(dim=1, descending=self.distance.is_inverted).tolist()
+        order: list[list[int]] = far.argsort(
+            dim=1, descending=self.distance.is_inverted, stable=True
+        ).tolist()
         return order
 
     def output_assertion(self, output: Tensor) -> None:

@@ -172,11 +172,12 @@ class HardNeighbourBatchSampler(EpochBatches):
             came = f"{len(rows)} rows, {int((~rows.isfinite()).any(dim=1).sum())} not finite"
             raise refuse("features", expected, came)
         rows = rows.detach().float()
-        search, k = FaissKNN(), self.pool + self._largest
+        search, k = FaissKNN(reset_before=False, reset_after=False), self.pool + self._largest
+        search.train(rows)
         class_of = torch.as_tensor(self._class_of, device=rows.device)
         pools = []
         for numbers in torch.arange(len(rows), device=rows.device).split(QUERIES):
-            _, found = search(rows[numbers], k, rows)  # (Q, k), nearest first
+            _, found = search(rows[numbers], k)  # (Q, k), nearest first
             other = class_of[found] != class_of[numbers][:, None]
             place = other.int().argsort(dim=1, descending=True, stable=True)[:, : self.pool]
             pools.append(found.gather(1, place).int().cpu())
@@ -198,6 +199,9 @@ class HardNeighbourBatchSampler(EpochBatches):
         if pools is not None and (not torch.is_tensor(pools) or pools.shape != shape):
             came = tuple(pools.shape) if torch.is_tensor(pools) else type(pools).__name__
             raise refuse("pools", f"a tensor {shape}, or None", came)
+        if pools is not None and not 0 <= int(pools.min()) <= int(pools.max()) < shape[0]:
+            came = f"values from {int(pools.min())} to {int(pools.max())}"
+            raise refuse("pools", f"images in [0, {shape[0]})", came)
         super().load_state_dict({key: state[key] for key in state if key not in keys})
         self._since_refresh = int(since_refresh)
         self._pools = None if pools is None else pools.to("cpu", torch.int32, copy=True)

@@ -35,19 +35,20 @@ class MPerClassBatchSampler(EpochBatches):
         num_replicas: R processes, ``torch.distributed.get_world_size()``.
         rank: r < R, ``torch.distributed.get_rank()``: this process takes the batches r, r + R, ...
             of the K that one process would have. Where R does not divide K, the first batches occur
-            again, or with ``drop_last`` the last ones are left out. Batches of different processes
-            share no group; they may share a class.
+            again, or with ``drop_last`` the last ones are left out. At one step, processes may have
+            images of the same class.
 
     ``len`` is the number of batches of a process, :math:`\lceil K / R \rceil`, or
     :math:`\lfloor K / R \rfloor` with ``drop_last``, in every epoch. Each ``iter`` is a new epoch,
     also where the last one was abandoned; but the first one after :meth:`load_state_dict` goes on
-    in the middle. One state is good for all ranks. It counts batches handed out, and workers of a
-    DataLoader fetch ahead of what was trained on: save it with ``num_workers=0``.
+    in the middle, also where :meth:`set_epoch` names the same epoch in between. One state is good
+    for all ranks. It counts batches handed out, and workers of a DataLoader fetch ahead of what was
+    trained on: save it with ``num_workers=0``.
 
-    Give it to a DataLoader as ``batch_sampler``, to a trainer of pml as ``sampler``: it takes what
-    is a ``BatchSampler`` of torch for one, and does not read its own ``batch_size`` then. Nor does
-    it set epochs, which needs nobody to here; it fetches ahead with its default of 2 workers, so
-    that an exact resume needs ``dataloader_num_workers=0``.
+    Give it to a DataLoader as ``batch_sampler``, and to a trainer of pml as ``sampler``, which asks
+    whether that is a ``BatchSampler`` of torch, and then does not use its own ``batch_size``. The
+    trainer sets no epoch, and need not; it reads ``len`` once, unless ``iterations_per_epoch`` is
+    given; it has 2 workers, so that an exact resume needs ``dataloader_num_workers=0``.
 
     Raises:
         ValueError: labels that are empty or no integers; m that does not divide ``batch_size``;
