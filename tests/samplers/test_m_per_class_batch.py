@@ -106,6 +106,16 @@ def test_length_by_hand():
         assert len(MPerClassBatchSampler(UNEVEN, 2, 2 * n, drop_last=True)) == full
 
 
+def test_classes_that_are_in_every_batch_leave_the_rest_to_the_others():
+    labels = [0] * 10 + [1] * 9 + [2] * 2 + [3] * 2
+    for n, expected in ((4, [10, 10, 10, 10]), (3, [10, 10, 5, 5])):
+        batches = list(MPerClassBatchSampler(labels, 1, n))
+        counts = Counter(labels[index] for batch in batches for index in batch)
+        assert len(batches) == 10
+        assert all(len({labels[index] for index in batch}) == n for batch in batches)
+        assert [counts[c] for c in range(4)] == expected
+
+
 def chi_square(counts, expected):
     return sum((count - expected) ** 2 / expected for count in counts)
 
