@@ -34,11 +34,12 @@ class EpochMPerClassSampler(Epochs[int], Sampler[int]):
     ``len`` is of the epoch that the next index comes from, so it varies where m does: pml's
     trainers read it once, when training starts, unless given ``iterations_per_epoch``. Each
     ``iter`` is a new epoch, also where the last one was abandoned; but the first one after
-    :meth:`load_state_dict` goes on in the middle. The state counts indices handed out, and workers
-    of a DataLoader fetch ahead of what was trained on: save it with ``num_workers=0`` (in pml's
-    trainers ``dataloader_num_workers=0``, which is 2 by default), or through torchdata's
-    ``StatefulDataLoader``, which finds the two methods. A new DataLoader draws from the global
-    generator of torch: for the same masks of dropout after a break, give it a ``generator``.
+    :meth:`load_state_dict` goes on in the middle, also where :meth:`set_epoch` names the same epoch
+    in between. The state counts indices handed out, and workers of a DataLoader fetch ahead of what
+    was trained on: save it with ``num_workers=0`` (in pml's trainers ``dataloader_num_workers=0``,
+    which is 2 by default), or through torchdata's ``StatefulDataLoader``, which finds the two
+    methods. A new DataLoader draws from the global generator of torch: for the same masks of
+    dropout after a break, give it a ``generator``.
 
     Raises:
         ValueError: labels that are empty or no integers; m that does not divide ``batch_size``, or

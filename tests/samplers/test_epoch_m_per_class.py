@@ -132,6 +132,14 @@ def test_an_epoch_depends_on_seed_and_number_alone(drawn, epoch):
     assert list(by_number) == list(by_order)
 
 
+def test_order_and_setting_are_those_of_recorded_runs():
+    # Written down at version 0.1.0, before other samplers shared the code.
+    sampler = EpochMPerClassSampler([5, 5, 5, 1, 1, 2, 5], batch_size=4, m=2, seed=3)
+    assert list(sampler) == [5, 5, 4, 3, 6, 2, 1, 0]
+    assert list(sampler) == [0, 6, 4, 3, 5, 5, 2, 1]
+    assert sampler.state_dict()["setting"] == 1725578350
+
+
 def test_epochs_and_seeds_differ():
     epochs = set()
     for seed in range(5):
