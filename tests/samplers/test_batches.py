@@ -136,12 +136,18 @@ def test_processes_take_disjoint_parts_of_the_plan_of_one(kind, num_replicas):
             assert dealt == again
 
 
-def test_processes_take_disjoint_pairs_and_their_own_negatives():
-    plan = [batch[:4] for batch in hard(seed=4)]
-    parts = [list(hard(seed=4, num_replicas=2, rank=rank)) for rank in (0, 1)]
-    dealt = [batch[:4] for step in zip(*parts, strict=True) for batch in step]
-    assert dealt == [*plan, *plan[: len(dealt) - len(plan)]]
-    assert [b[4:] for b in parts[0]] != [b[4:] for b in parts[1]]
+def test_processes_take_disjoint_pairs_and_the_same_negatives_from_the_same_pools():
+    for refresh_every in (3, 100):  # the first counts batches of a process, so pools differ
+        plan = list(hard(seed=4, refresh_every=refresh_every))
+        parts = [
+            list(hard(seed=4, refresh_every=refresh_every, num_replicas=2, rank=rank))
+            for rank in (0, 1)
+        ]
+        dealt = [batch for step in zip(*parts, strict=True) for batch in step]
+        pairs = [batch[:4] for batch in plan]
+        assert [batch[:4] for batch in dealt] == [*pairs, *pairs[: len(dealt) - len(plan)]]
+        assert dealt[:3] == plan[:3]
+        assert (dealt[: len(plan)] == plan) == (refresh_every == 100)
 
 
 @every_sampler
