@@ -109,14 +109,16 @@ def test_each_call_draws_anew_and_a_saved_state_goes_on():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_types_choose_as_their_float32_copy(dtype):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_types_and_autocast_choose_as_float32(dtype):
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(40, 3, generator=generator).to(dtype)
-    labels = torch.arange(40) // 4
-    expected = HardNeighbourMiner(3, 2)(rows.float(), labels)
+    rows = torch.randn(400, 3, generator=generator).to(dtype)  # close: rounding changes the order
+    labels = torch.arange(400) // 4
+    miner, other, third = (HardNeighbourMiner(3, 9, distance=CosineSimilarity()) for _ in range(3))
+    expected = miner(rows.float(), labels)
+    assert torch.equal(other(rows, labels), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(HardNeighbourMiner(3, 2)(rows, labels), expected)
+        assert torch.equal(third(rows, labels), expected)
 
 
 class Trunk(torch.nn.Sequential):

@@ -111,6 +111,9 @@ def test_once_resumed_an_epoch_can_begin_again(kind):
     assert take(resumed, 1) == first[2:3]
     resumed.set_epoch(0)
     assert list(resumed) == first
+    resumed.load_state_dict({**resumed.state_dict(), "epoch": 0, "position": 2})
+    resumed.set_epoch(1)
+    assert list(resumed) == list(whole)
 
 
 @pytest.mark.parametrize(
