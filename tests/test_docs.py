@@ -11,6 +11,7 @@ import pytest
 
 import pml_extras.inference
 import pml_extras.losses
+import pml_extras.miners
 import pml_extras.nn
 import pml_extras.pooling
 import pml_extras.reducers
@@ -43,6 +44,7 @@ def test_readme_table_names_everything_public():
 def test_readme_names_what_is_no_loss():
     for module in (
         pml_extras.inference,
+        pml_extras.miners,
         pml_extras.nn,
         pml_extras.pooling,
         pml_extras.reducers,

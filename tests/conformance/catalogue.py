@@ -278,8 +278,12 @@ NOT_LOSSES: tuple[str, ...] = (
     "nn.MessagePassingNetwork",
     "pooling.GeneralizedSumPooling",
     "pooling.replace_pooling",
+    "miners.HardNeighbourMiner",
     "reducers.BatchSizeReducer",
     "samplers.EpochMPerClassSampler",
+    "samplers.HardNeighbourBatchSampler",
+    "samplers.MPerClassBatchSampler",
+    "samplers.PairBatchSampler",
     "training.GradCache",
     "training.cached_embeddings",
 )
