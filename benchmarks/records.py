@@ -67,6 +67,11 @@ def path_of_costs(folder: Path, kind: str = CPU) -> Path:
     return folder / "cost" / f"{kind}.jsonl"
 
 
+def read_field(folder: Path) -> list[Record]:
+    """Measurements of a potential field of many proxies, oldest first; errors likewise."""
+    return [record for _, record in _lines(path_of_costs(folder, "field"), lambda r: r["field"])]
+
+
 def read_costs(folder: Path, kind: str = CPU) -> list[Record]:
     """Measurements of cost, oldest first.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from benchmarks.cost import LIMIT_MIB, LIMIT_SECONDS
 from benchmarks.cost_losses import DIM, MEMORY_SIZE, PER_CLASS, WARM_UP_ROWS
 from benchmarks.records import FLOAT32, Record
-from benchmarks.reporting import costs
+from benchmarks.reporting import costs, field_page
 from benchmarks.reporting.costs import Costs
 from benchmarks.reporting.tables import MISSING, markdown
 
@@ -38,12 +38,13 @@ def parts(cpu: Sequence[Record], cuda: Sequence[Record]) -> list[Part]:
     return found
 
 
-def page(cpu: Sequence[Record], cuda: Sequence[Record]) -> str:
+def page(cpu: Sequence[Record], cuda: Sequence[Record], field: Sequence[Record] = ()) -> str:
     """The whole text."""
     found = parts(cpu, cuda)
     sections = [_introduction(marked=any(_old(part.costs) for part in found))]
     for part in found:
         sections += _section(part)
+    sections += field_page.section(field)
     if not any(part.title.startswith("CUDA") for part in found):
         sections.append("## CUDA\n\nNot measured: no figure of a GPU exists.")
     return "\n\n".join(sections) + "\n"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.records import Record, path_of, read, read_costs
+from benchmarks.records import Record, path_of, read, read_costs, read_field
 from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables
 from benchmarks.reporting.selection import Selection, select
 
@@ -62,7 +62,8 @@ def overview_of(folder: Path) -> dict[str, str]:
 
 def whole_pages(folder: Path) -> dict[Path, str]:
     """Text of the pages that are written as a whole."""
-    pages = {DOCS / "cost.md": cost_page.page(*_costs_by_device(folder))}
+    text = cost_page.page(*_costs_by_device(folder), read_field(folder))
+    pages = {DOCS / "cost.md": text}
     if smooth_ap.can_be_made():
         pages[DOCS / "smooth_ap.md"] = smooth_ap.page()
     return pages
