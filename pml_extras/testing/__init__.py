@@ -8,6 +8,6 @@
 """
 
 from pml_extras.testing.check import check_loss, promises
-from pml_extras.testing.report import Outcome, Report, Status
+from pml_extras.testing.report import Outcome, Report, Status, table
 
-__all__ = ["Outcome", "Report", "Status", "check_loss", "promises"]
+__all__ = ["Outcome", "Report", "Status", "check_loss", "promises", "table"]

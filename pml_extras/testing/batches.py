@@ -119,6 +119,10 @@ class Batches:
         values = torch.tensor(labels, dtype=torch.int64)  # (B,)
         return values if self.num_classes is None else values % self.num_classes
 
+    def with_size(self, embedding_size: int) -> "Batches":
+        """The same with longer or shorter rows."""
+        return replace(self, embedding_size=embedding_size)
+
     def plain(self) -> list[Case]:
         return [
             Case("uneven classes", self.of(UNEVEN)),

@@ -1,7 +1,8 @@
 """Run the promises over a loss."""
 
+import difflib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,15 +10,30 @@ import torch
 from torch import nn
 
 import pml_extras.testing.promised  # noqa: F401 - fills the registry
+from pml_extras._checks import refuse
 from pml_extras.testing.global_state import GlobalState
 from pml_extras.testing.registry import REGISTRY, Promise
 from pml_extras.testing.report import Outcome, Report, Status
 from pml_extras.testing.subject import Subject
 
 
-def promises() -> dict[str, str]:
-    """Name and one-line meaning of each promise that :func:`check_loss` knows."""
-    return {name: entry.meaning for name, entry in REGISTRY.items()}
+def promises(*, extra: bool = False, without: Iterable[str] = ()) -> dict[str, str]:
+    """Name and one-line meaning of each promise that :func:`check_loss` tries.
+
+    Args:
+        extra: those too that it tries only where they are asked for: ``compiles`` and
+            ``two_processes`` take seconds, ``infinite_rows`` is a matter of taste.
+        without: names of those to leave out, such as what a loss does not keep on purpose.
+
+    Raises:
+        ValueError: a name in ``without`` is unknown.
+    """
+    left_out = _known("without", without)
+    return {
+        name: entry.meaning
+        for name, entry in REGISTRY.items()
+        if (extra or not entry.extra) and name not in left_out
+    }
 
 
 def check_loss(
@@ -28,27 +44,33 @@ def check_loss(
     num_classes: int | None = None,
     needs_labels: bool = True,
     out_of_range: Mapping[str, object] | None = None,
+    cost_only: Mapping[str, Sequence[object]] | None = None,
     stochastic: bool = False,
     stateful: bool = False,
     promises: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Report:
-    """Try every promise on fresh instances of a loss, on the CPU, in eval mode, from fixed seeds.
+    """Try promises on fresh instances of a loss, on the CPU, in eval mode, from fixed seeds.
 
-    The caller's random state, grad mode and default dtype are as before afterwards.
+    The caller's random state, grad mode and default dtype are as before afterwards. The promise
+    ``compiles`` empties torch's cache of compiled graphs; ``two_processes`` starts processes, which
+    import the script that asks for it.
 
     Args:
         factory: makes a fresh loss with each call: a class, or a function that hands keyword
-            arguments on to the class. Called with one of ``out_of_range`` at a time, too.
+            arguments on to the class. Called with one of ``out_of_range`` or ``cost_only`` at a
+            time, too.
         embedding_size: D of the batches.
         labels_index_classes: labels index the loss's own parameters (proxies, class weights): they
             lie in [0, num_classes), their names matter, and others must be refused.
         num_classes: >= 2, how many classes the loss was made for; if ``labels_index_classes``.
         needs_labels: False for a loss that is called without labels.
         out_of_range: for each hyper-parameter a value that the constructor must refuse.
+        cost_only: for each hyper-parameter that may change time and memory alone (the size of a
+            tile, a chunk) some values to try; the result must be that of the factory's own value.
         stochastic: the loss draws random numbers; also read from its ``is_stochastic``.
         stateful: calls change the loss (a memory, a running mean); also read from ``is_stateful``.
-        promises: names of those to try; by default all of :func:`promises`.
+        promises: names of those to try; None: those of :func:`promises`.
         seed: of parameters, batches and draws.
 
     Returns:
@@ -56,8 +78,9 @@ def check_loss(
 
     Raises:
         TypeError: ``factory`` is not callable, or does not make a torch module.
-        ValueError: ``num_classes`` and ``labels_index_classes`` do not go together, or a name in
-            ``promises`` is unknown.
+        ValueError: ``num_classes`` and ``labels_index_classes`` do not go together; a name in
+            ``promises`` is unknown; the loss has no argument of a name in ``out_of_range`` or
+            ``cost_only``.
     """
     chosen = _chosen(promises)
     _check_classes(labels_index_classes, num_classes)
@@ -81,13 +104,19 @@ def check_loss(
             num_classes=num_classes,
             needs_labels=needs_labels,
             out_of_range=out_of_range or {},
+            cost_only=cost_only or {},
             stochastic=stochastic or bool(getattr(example, "is_stochastic", False)),
             stateful=stateful or bool(getattr(example, "is_stateful", False)),
             seed=seed,
         )
+        _check_arguments(subject)
         outcomes = tuple(outcome for entry in chosen for outcome in _try(entry, subject))
-    meanings = {entry.name: entry.meaning for entry in chosen}
-    return Report(type(example).__name__, meanings, outcomes)
+    return Report(
+        type(example).__name__,
+        {entry.name: entry.meaning for entry in chosen},
+        outcomes,
+        {entry.name: entry.fix for entry in chosen},
+    )
 
 
 @contextmanager
@@ -114,16 +143,33 @@ def _try(entry: Promise, subject: Subject) -> Iterator[Outcome]:
 
 
 def _chosen(names: Iterable[str] | None) -> list[Promise]:
-    if names is None:
-        return list(REGISTRY.values())
+    wanted = promises() if names is None else _known("promises", names)
+    return [entry for name, entry in REGISTRY.items() if name in wanted]
+
+
+def _known(argument: str, names: Iterable[str]) -> list[str]:
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in REGISTRY:
-            raise ValueError(
-                f"promises: expected names among {', '.join(REGISTRY)}; got {name!r}. "
-                "pml_extras.testing.promises() lists them with their meanings."
-            )
-    return [entry for name, entry in REGISTRY.items() if name in wanted]
+            near = difflib.get_close_matches(str(name), REGISTRY, n=1)
+            way_out = f"Did you mean {near[0]!r}?" if near else ""
+            raise refuse(argument, f"names among {', '.join(REGISTRY)}", repr(name), way_out)
+    return wanted
+
+
+def _check_arguments(subject: Subject) -> None:
+    """Refuse a name that the loss does not know, which would read as a broken promise."""
+    named = [("out_of_range", name, value) for name, value in subject.out_of_range.items()]
+    named += [("cost_only", name, v[0]) for name, v in subject.cost_only.items() if v]
+    for argument, name, value in named:
+        try:
+            subject.factory(**{name: value})
+        except TypeError as error:
+            if f"unexpected keyword argument '{name}'" in str(error):
+                way_out = "Pass arguments on: `lambda **kwargs: MyLoss(..., **kwargs)`."
+                raise refuse(argument, "arguments of the loss", repr(name), way_out) from error
+        except Exception:  # which promises judge
+            continue
 
 
 def _check_classes(labels_index_classes: bool, num_classes: int | None) -> None:

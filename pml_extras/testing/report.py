@@ -1,8 +1,10 @@
-"""What a check found: records, and the same as text."""
+"""What a check found: data, and the same as text."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+
+from pml_extras._checks import refuse
 
 
 class Status(Enum):
@@ -63,11 +65,13 @@ class Report:
         subject: name of the loss's class.
         meanings: each promise that was run, in order, with its one-line meaning.
         outcomes: at least one for each of these promises.
+        fixes: what usually mends a loss that breaks the promise.
     """
 
     subject: str
     meanings: Mapping[str, str]
     outcomes: tuple[Outcome, ...]
+    fixes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> tuple[Outcome, ...]:
@@ -92,6 +96,21 @@ class Report:
         found = {o.status for o in self.of(promise)}
         return next(status for status in _WORST_FIRST if status in found)
 
+    def records(self) -> list[dict[str, str]]:
+        """A dictionary of strings for each case: ready for JSON, or for a data frame."""
+        return [
+            {
+                "loss": self.subject,
+                "promise": o.promise,
+                "status": str(o.status),
+                "case": o.case,
+                "batch": o.batch,
+                "expected": o.expected,
+                "came": o.came,
+            }
+            for o in self.outcomes
+        ]
+
     def raise_if_broken(self) -> None:
         """Raise AssertionError with the readable text where any promise is broken."""
         if self.broken:
@@ -110,9 +129,41 @@ class Report:
             f"  {_mark(statuses[name]):<14}  {name:<{width}}  {meaning}"
             for name, meaning in self.meanings.items()
         ]
-        if self.broken:
-            lines += ["", *(str(outcome) for outcome in self.broken)]
+        lines += [""] if self.broken else []
+        for name in self.meanings:
+            broken = [str(o) for o in self.broken if o.promise == name]
+            fix = self.fixes.get(name, "")
+            lines += [*broken, f"    {'usual fix':<9} {fix}"] if broken and fix else broken
         return "\n".join(lines)
+
+
+_CELLS = {
+    Status.KEPT: "kept",
+    Status.REFUSED: "refused",
+    Status.BROKEN: "**BROKEN**",
+    Status.NOT_APPLICABLE: "",
+}
+
+
+def table(reports: Iterable[Report]) -> str:
+    """Losses by promises, in Markdown; an empty cell is a promise that does not apply.
+
+    Raises:
+        ValueError: the reports are of other promises each.
+    """
+    reports = list(reports)
+    columns = list(reports[0].meanings) if reports else []
+    if any(list(report.meanings) != columns for report in reports):
+        raise refuse("reports", "the same promises in each", "different ones")
+    rows = [[f"`{r.subject}`", *(_CELLS[r.status(name)] for name in columns)] for r in reports]
+    broken = [sum(r.status(name) is Status.BROKEN for r in reports) for name in columns]
+    return as_markdown(["Loss", *columns], [*rows, ["broken by", *map(str, broken)]])
+
+
+def as_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _mark(status: Status) -> str:

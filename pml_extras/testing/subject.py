@@ -1,7 +1,7 @@
 """A loss under test: how to make a fresh one, and what a call of it gave."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -50,6 +50,7 @@ class Subject:
     num_classes: int | None
     needs_labels: bool
     out_of_range: Mapping[str, object]
+    cost_only: Mapping[str, Sequence[object]]
     stochastic: bool
     stateful: bool
     seed: int
@@ -74,18 +75,30 @@ class Subject:
         """Whether the value depends on nothing but the batch and the parameters."""
         return not (self.stochastic or self.stateful)
 
-    def fresh(self, *, seed_offset: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
+    def fresh(
+        self,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        seed_offset: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
         """A new instance in eval mode; float64 batches get float64 parameters, others float32."""
         seed_everything(self.seed + seed_offset)
-        loss = self.factory().eval()
+        loss = self.factory(**(arguments or {})).eval()
         return loss.double() if dtype is torch.float64 else loss
 
     def run(
-        self, batch: Batch, loss: nn.Module | None = None, *, autocast: torch.dtype | None = None
+        self,
+        batch: Batch,
+        loss: nn.Module | None = None,
+        *,
+        call: Callable[..., Tensor] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> Run:
         """Forward and backward of ``loss`` (a fresh one by default), from the same seed always.
 
-        The loss gets copies that are not leaves, as the output of a model is not.
+        The loss gets copies that are not leaves, as the output of a model is not. ``call`` is what
+        is called in place of the loss, if not the loss itself.
         """
         if loss is None:
             loss = self.fresh(dtype=batch.embeddings.dtype)
@@ -98,7 +111,7 @@ class Subject:
         value, error = None, None
         try:
             with _autocast(autocast):
-                value = loss(*given.arguments)
+                value = (loss if call is None else call)(*given.arguments)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 raise TypeError(f"expected the loss to return one number; got {type(value)}")
             if value.requires_grad:

@@ -63,6 +63,18 @@ def unequal_to(base: Run) -> Complaint:
     return lambda run: None if close(run.value, base.value) else f"value {number(run)}"
 
 
+def differs_from(base: Run) -> Complaint:
+    """Complain of another value than that of ``base``, or of other gradients."""
+
+    def complaint(run: Run) -> str | None:
+        if not close(run.value, base.value):
+            return f"value {number(run)}"
+        other = [name for name, g in base.gradients.items() if not _alike(run.gradients[name], g)]
+        return f"the value, another gradient of {' and '.join(other)}" if other else None
+
+    return complaint
+
+
 def equal_to(base: Run, sentence: str) -> Complaint:
     """Complain, with this sentence, of the same value as that of ``base``."""
     return lambda run: f"{sentence}: {number(run)}" if close(run.value, base.value) else None
@@ -73,6 +85,15 @@ def close(left: Tensor | None, right: Tensor | None) -> bool:
     if left is None or right is None:
         return False
     return torch.allclose(left.double(), right.double(), rtol=1e-6, atol=1e-7)
+
+
+def _alike(left: Tensor | None, right: Tensor | None) -> bool:
+    """As gradients: one that is missing is zero."""
+    if left is None and right is None:
+        return True
+    left = torch.zeros_like(right) if left is None and right is not None else left
+    right = torch.zeros_like(left) if right is None and left is not None else right
+    return close(left, right)
 
 
 def number(run: Run) -> str:

@@ -10,4 +10,8 @@ from pml_extras.testing.promised import (  # noqa: I001
     precision as precision,
     side_effects as side_effects,
     construction as construction,
+    memory as memory,
+    parts as parts,
+    compiled as compiled,
+    processes as processes,
 )

@@ -27,7 +27,10 @@ ANOTHER_VALUE = "another value than with {}, or a ValueError"
 
 @promise
 def ref_emb(subject: Subject) -> Iterator[Outcome]:
-    """References are compared with, or refused with ValueError; never ignored."""
+    """References are compared with, or refused with ValueError; never ignored.
+
+    Index references by their own number R, not by B. Refuse with pml's ``ref_not_supported``.
+    """
     _, batch = subject.usual
     num_rows = len(batch.embeddings)
     for name, num_references in (("more", num_rows + 3), ("fewer", num_rows - 3)):
@@ -61,7 +64,11 @@ def ref_emb(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def indices_tuple(subject: Subject) -> Iterator[Outcome]:
-    """A miner's pairs or triplets are honoured, or refused with ValueError; never ignored."""
+    """A miner's pairs or triplets are honoured, or refused with ValueError; never ignored.
+
+    Take both forms through pml's ``convert_to_pairs`` or ``convert_to_triplets``; refuse with its
+    ``indices_tuple_not_supported``.
+    """
     _, batch = subject.usual
     num_rows = len(batch.embeddings)
     half = num_rows // 2
@@ -86,7 +93,10 @@ def indices_tuple(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def label_types(subject: Subject) -> Iterator[Outcome]:
-    """Labels in other integer types give the value that int64 gives, or a ValueError."""
+    """Labels of other types give the value that int64 gives, or a ValueError.
+
+    Convert them, ``labels.long()``, before ``one_hot``, ``gather`` or an index.
+    """
     name, batch = subject.usual
     base = subject.run(batch)
     if batch.labels is None:
@@ -94,7 +104,7 @@ def label_types(subject: Subject) -> Iterator[Outcome]:
         return
     if not base.usable:
         return
-    for dtype in (torch.int32, torch.uint8):
+    for dtype in (torch.int32, torch.uint8, torch.float32):
         run = subject.run(replace(batch, labels=batch.labels.to(dtype)))
         expected = f"value {number(base)}, as with int64, or a ValueError"
         yield verdict(f"{name}, {in_short(dtype)}", run, expected, unequal_to(base))
@@ -102,7 +112,11 @@ def label_types(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def label_range(subject: Subject) -> Iterator[Outcome]:
-    """Labels that index no class of the loss raise an error, ValueError at best."""
+    """Labels that index no class of the loss are refused with ValueError.
+
+    Compare them with the number of classes first: on a GPU an index that is out of range ends the
+    process.
+    """
     name, batch = subject.usual
     if subject.num_classes is None or batch.labels is None:
         yield not_applicable("labels are names only")
@@ -111,8 +125,7 @@ def label_range(subject: Subject) -> Iterator[Outcome]:
         labels = batch.labels.clone()
         labels[3] = outside
         run = subject.run(replace(batch, labels=labels))
+        came = f"value {number(run)}" if run.error is None else in_words(run.error)
+        refused = isinstance(run.error, ValueError)
         case, expected = f"{name}, one label {outside}", "a ValueError"
-        if run.error is None:
-            yield broken(case, run.batch, expected, f"value {number(run)}")
-        else:
-            yield kept(case, run.batch, expected, in_words(run.error))
+        yield (kept if refused else broken)(case, run.batch, expected, came)

@@ -19,7 +19,10 @@ from pml_extras.testing.verdicts import broken, in_words, kept, not_applicable
 
 @promise
 def out_of_range(subject: Subject) -> Iterator[Outcome]:
-    """Each out-of-range hyper-parameter is refused at construction, by name, with ValueError."""
+    """Each out-of-range hyper-parameter is refused at construction, by name, with ValueError.
+
+    ``if not margin > 0: raise ValueError(f"margin: expected > 0; got {margin}")`` refuses NaN too.
+    """
     if not subject.out_of_range:
         yield not_applicable("no bad values were given in `out_of_range`")
     for name, value in subject.out_of_range.items():
@@ -35,7 +38,10 @@ def out_of_range(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def records(subject: Subject) -> Iterator[Outcome]:
-    """A hyper-parameter that is recorded for logging holds what the constructor was given."""
+    """A hyper-parameter that is recorded for logging holds what the constructor was given.
+
+    Convert (degrees, inverses) where it is used, and leave the attribute as it came.
+    """
     loss, given = _constructed(subject)
     listed = getattr(loss, "_record_these", [])
     # None asks the loss to choose, and what it chose is worth recording.
@@ -50,7 +56,10 @@ def records(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def sub_loss_names(subject: Subject) -> Iterator[Outcome]:
-    """The dictionary that reaches the reducer has the keys that sub_loss_names() announces."""
+    """The dictionary that reaches the reducer has the keys that sub_loss_names() announces.
+
+    Override ``_sub_loss_names``, or return the key ``"loss"``: another one loses the reducer.
+    """
     example: Any = subject.fresh()
     if not hasattr(example, "sub_loss_names") or not hasattr(example, "reducer"):
         yield not_applicable("not built on pml's base class")

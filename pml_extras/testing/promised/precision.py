@@ -10,26 +10,51 @@ from pml_extras.testing.report import Outcome
 from pml_extras.testing.subject import Subject
 from pml_extras.testing.verdicts import broken, finite, in_short, kept, not_applicable, verdict
 
+FINITE = "a finite value and finite gradients, or a ValueError"
 HALF = (torch.float16, torch.bfloat16)
 
 
 @promise
 def half_precision(subject: Subject) -> Iterator[Outcome]:
-    """float16, bfloat16 and autocast give finite values and gradients."""
+    """float16, bfloat16 and autocast give finite values and gradients.
+
+    Compute in float32 at least (``x.float()`` inside ``torch.autocast(..., enabled=False)``), and
+    give proxies a converted copy. Take the lowest number of the dtype, not a literal ``-1e9``.
+    """
     name, batch = subject.usual
-    expected = "a finite value and finite gradients, or a ValueError"
     for dtype in HALF:
         run = subject.run(batch.to(dtype))
-        yield verdict(f"{name}, {in_short(dtype)}", run, expected, finite)
-    for dtype in (torch.float32, torch.bfloat16):
-        run = subject.run(batch.to(dtype), autocast=torch.bfloat16)
-        case = f"{name}, {in_short(dtype)} in autocast to bfloat16"
-        yield verdict(case, run, expected, finite)
+        yield verdict(f"{name}, {in_short(dtype)}", run, FINITE, finite)
+        for given in (torch.float32, dtype):
+            run = subject.run(batch.to(given), autocast=dtype)
+            case = f"{name}, {in_short(given)} in autocast to {in_short(dtype)}"
+            yield verdict(case, run, FINITE, finite)
+
+
+@promise
+def half_degenerate(subject: Subject) -> Iterator[Outcome]:
+    """In float16 and bfloat16 degenerate batches are finite where they are in float32.
+
+    A bound such as 1e-12 in a quotient is 0 in float16, and its gradient too large: bound the norm
+    in float32, and take a row without a direction (``torch.where(norm > 0, ...)``) out of it.
+    """
+    _, usual = subject.usual
+    for name, batch in subject.batches.degenerate():
+        full = subject.run(batch)
+        if full.error is not None or finite(full) is not None:
+            continue  # `degenerate` reports it
+        for dtype in HALF:
+            if subject.run(usual.to(dtype)).error is None:  # or else `half_precision` reports it
+                run = subject.run(batch.to(dtype))
+                yield verdict(f"{name}, {in_short(dtype)}", run, FINITE, finite)
 
 
 @promise
 def parameter_dtype(subject: Subject) -> Iterator[Outcome]:
-    """A batch in half precision leaves parameters and buffers in the dtype they had."""
+    """A batch in half precision leaves parameters and buffers in the dtype they had.
+
+    Convert a copy, ``self.proxies.to(dtype)``, and never ``.data``.
+    """
     name, batch = subject.usual
     for dtype in HALF:
         loss = subject.fresh()

@@ -16,7 +16,10 @@ from pml_extras.testing.verdicts import broken, in_words, kept, number, unequal_
 
 @promise
 def inputs_untouched(subject: Subject) -> Iterator[Outcome]:
-    """A call leaves the tensors it was given as they were."""
+    """A call leaves the tensors it was given as they were.
+
+    Look for operations that end in ``_``, ``+=`` and assignments to an index.
+    """
     expected = "every tensor as it was given"
     for name, batch in _calls(subject):
         run = subject.run(batch)
@@ -29,7 +32,10 @@ def inputs_untouched(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def global_state(subject: Subject) -> Iterator[Outcome]:
-    """A call leaves grad mode, default dtype and (unless stochastic) random state as they were."""
+    """A call leaves grad mode, default dtype and (unless stochastic) random state as they were.
+
+    Draw from a ``torch.Generator`` of the loss; use ``with torch.no_grad():``.
+    """
     name, batch = subject.usual
     expected = "the state from before the call"
     disturbed = [
@@ -45,7 +51,10 @@ def global_state(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def copies(subject: Subject) -> Iterator[Outcome]:
-    """Pickled, deep-copied or reloaded, fresh or after use, a loss gives the same value."""
+    """Pickled, deep-copied or reloaded, fresh or after use, a loss gives the same value.
+
+    Hold what counts in parameters, buffers or extra state; no lambda, no tensor with a graph.
+    """
     name, batch = subject.usual
     if not subject.run(batch).usable:
         return

@@ -13,6 +13,7 @@ from pml_extras.testing.report import Outcome
 from pml_extras.testing.subject import Subject
 from pml_extras.testing.verdicts import (
     broken,
+    differs_from,
     finite,
     in_short,
     in_words,
@@ -28,7 +29,11 @@ ODD_NAMES = (7, -3, 1_000_003, 101)  # of classes 0, 1, 2, 3: neither sorted nor
 
 @promise
 def plain(subject: Subject) -> Iterator[Outcome]:
-    """A plain batch gives a finite value with finite gradients; one kind at least is accepted."""
+    """A plain batch gives a finite value with finite gradients; one kind at least is accepted.
+
+    Return one number, with a graph. Give the check the ``embedding_size`` and ``num_classes`` that
+    the constructor was given.
+    """
     expected = "a finite value and finite gradients"
     runs = []
     for name, batch in subject.batches.plain():
@@ -42,7 +47,10 @@ def plain(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def order(subject: Subject) -> Iterator[Outcome]:
-    """The order of the batch does not change the value."""
+    """The order of the batch does not change the value.
+
+    Find classes by comparing labels, ``labels[:, None] == labels[None, :]``, and not by position.
+    """
     if not subject.repeatable:
         yield not_applicable("stochastic or stateful: see `repeatable`")
         return
@@ -58,7 +66,11 @@ def order(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def class_names(subject: Subject) -> Iterator[Outcome]:
-    """The names of the classes do not change the value."""
+    """The names of the classes do not change the value.
+
+    Compare labels, or count them by ``torch.unique(labels, return_inverse=True)``: they may be
+    negative and far apart.
+    """
     if subject.labels_index_classes or not subject.needs_labels:
         yield not_applicable("labels index the loss's parameters, or there are none")
         return
@@ -75,25 +87,32 @@ def class_names(subject: Subject) -> Iterator[Outcome]:
 
 @promise
 def repeatable(subject: Subject) -> Iterator[Outcome]:
-    """The same seed gives the same value; so does the next call, unless the loss is stateful."""
+    """The same seed gives the same value and gradients; so does the next call, unless stateful.
+
+    Keep no tensor of a batch on ``self``, or detach it. Declare ``is_stochastic = True`` or
+    ``is_stateful = True`` where the loss is meant to be so.
+    """
     name, batch = subject.usual
     first = subject.run(batch)
     if not first.usable:
         return
-    expected = f"value {number(first)}, as the first time"
-    yield verdict(f"{name}, another instance", subject.run(batch), expected, unequal_to(first))
+    expected = f"value {number(first)} and its gradients, as the first time"
+    yield verdict(f"{name}, another instance", subject.run(batch), expected, differs_from(first))
     used = subject.fresh(dtype=batch.embeddings.dtype)
     subject.run(batch, used)
     again = subject.run(batch, used)
     if subject.stateful:
         yield verdict(f"{name}, called again", again, "a finite value and gradients", finite)
     else:
-        yield verdict(f"{name}, called again", again, expected, unequal_to(first))
+        yield verdict(f"{name}, called again", again, expected, differs_from(first))
 
 
 @promise
 def gradient(subject: Subject) -> Iterator[Outcome]:
-    """The gradient is the derivative of the value, for embeddings and parameters."""
+    """The gradient is the derivative of the value, for embeddings and parameters.
+
+    Look for ``.detach()``, ``.data``, ``torch.no_grad()``, and for float32 in place of float64.
+    """
     name, batch = subject.usual
     if not subject.run(batch).usable:
         return

@@ -1,0 +1,115 @@
+"""Promises about training in several processes."""
+
+import multiprocessing
+import pickle
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import start_processes
+
+from pml_extras.testing.batches import UNEVEN, Batch
+from pml_extras.testing.registry import extra_promise
+from pml_extras.testing.report import Outcome
+from pml_extras.testing.subject import Run, Subject
+from pml_extras.testing.verdicts import differs_from, in_words, not_applicable, number, verdict
+
+WORLD_SIZE = 2
+
+
+@extra_promise
+def two_processes(subject: Subject) -> Iterator[Outcome]:
+    """Two processes with half of the batch each, in pml's DistributedLossWrapper, equal one.
+
+    Compute from the rows that are given alone: no reading of the rank, no state of a process, no
+    order of the rows, which differs from rank to rank.
+    """
+    if not subject.repeatable:
+        yield not_applicable("stochastic or stateful: see `repeatable`")
+        return
+    batch = subject.batches.of([*UNEVEN, *UNEVEN])
+    alone = subject.run(batch)
+    if not alone.usable:
+        batch = subject.batches.of([row % 3 for row in range(12)])
+        alone = subject.run(batch)
+    if not alone.usable:
+        return
+    loss = subject.fresh(dtype=torch.float64)
+    if not isinstance(loss, BaseMetricLossFunction):
+        yield not_applicable("pml's DistributedLossWrapper takes losses on pml's base class alone")
+        return
+    try:
+        pickle.dumps(loss)
+    except Exception as error:  # `copies` reports it
+        yield not_applicable(f"it cannot be sent to a process: {in_words(error)}")
+        return
+    expected = f"value {number(alone)} and its gradients, as in one process"
+    for rank, run in enumerate(_joined(loss, batch, subject.seed)):
+        yield verdict(f"rank {rank}", run, expected, differs_from(_of_rank(alone, rank)))
+
+
+def _of_rank(alone: Run, rank: int) -> Run:
+    """What a rank can see of a run in one process: the gradient of its own rows."""
+    embeddings = alone.gradients["embeddings"]
+    own = None if embeddings is None else embeddings.chunk(WORLD_SIZE)[rank]
+    gradients = {**alone.gradients, "embeddings": own}
+    return Run(alone.batch, alone.given, alone.value, alone.attached, gradients)
+
+
+def _joined(loss: torch.nn.Module, batch: Batch, seed: int) -> list[Run]:
+    """A run a rank, with pml's factor (the number of processes) taken out."""
+    with tempfile.TemporaryDirectory() as folder:
+        start_processes(
+            _work, (folder, loss, batch, seed), nprocs=WORLD_SIZE, start_method=_start_method()
+        )
+        paths = [Path(folder, f"{rank}.pickle") for rank in range(WORLD_SIZE)]
+        return [Run(batch, batch, **pickle.loads(path.read_bytes())) for path in paths]
+
+
+def _start_method() -> str:
+    """Where it is known, a server that has imported all and copies itself: 20 times as fast."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([__name__])
+    return "forkserver"
+
+
+def _work(rank: int, folder: str, loss: torch.nn.Module, batch: Batch, seed: int) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    distributed.init_process_group(
+        "gloo",
+        init_method=Path(folder, "meeting").as_uri(),
+        rank=rank,
+        world_size=WORLD_SIZE,
+        timeout=timedelta(seconds=120),
+    )
+    try:
+        found = _found(rank, loss, batch)
+    except Exception as error:  # whatever it is, it is the outcome
+        found = {"error": error if isinstance(error, ValueError) else RuntimeError(in_words(error))}
+    Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    distributed.destroy_process_group()
+
+
+def _found(rank: int, loss: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+    rows = batch.embeddings.chunk(WORLD_SIZE)[rank].clone().requires_grad_()
+    labels = None if batch.labels is None else batch.labels.chunk(WORLD_SIZE)[rank]
+    value = DistributedLossWrapper(loss)(rows, labels)
+    value.backward()
+    gradients = {"embeddings": rows.grad, **{k: p.grad for k, p in loss.named_parameters()}}
+    return {
+        "value": value.detach().reshape(()) / WORLD_SIZE,
+        "attached": value.requires_grad,
+        "gradients": {key: _divided(gradient) for key, gradient in gradients.items()},
+    }
+
+
+def _divided(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient / WORLD_SIZE
