@@ -6,9 +6,11 @@ from pytorch_metric_learning.distances import LpDistance
 from torch import nn
 
 from pml_extras import losses
+from pml_extras.testing import promises
 from tests.conformance.entry import EMBEDDING_SIZE, NUM_CLASSES, Entry, indexed_by_labels
 
 _MARGINS = {"neg_margin": math.nan, "pos_margin": math.inf}
+_TILES = {"tile": (1, 4)}
 
 
 def ensemble(**arguments):
@@ -106,6 +108,7 @@ LOSSES = {
             "scale": 1.0,
             "max_scale": 0.5,
         },
+        promises=promises(without="memory"),  # pml's triplet miner and loss are cubic
     ),
     "PotentialFieldLoss": indexed_by_labels(
         losses.PotentialFieldLoss,
@@ -199,7 +202,10 @@ LOSSES = {
         {},
         out_of_range={"inner": losses.ClassificationLoss, "weight": 1.0},
     ),
-    "NTXentLoss": Entry(losses.NTXentLoss, check={"out_of_range": {"temperature": 0.0, "tile": 0}}),
+    "NTXentLoss": Entry(
+        losses.NTXentLoss,
+        check={"out_of_range": {"temperature": 0.0, "tile": 0}, "cost_only": _TILES},
+    ),
     "NTXentLoss by tiles of distances": Entry(
         losses.NTXentLoss,
         {"temperature": 0.5, "tile": 3, "distance": LpDistance()},
@@ -213,7 +219,8 @@ LOSSES = {
                 "scale": 0.0,
                 "tile": 1.5,
                 "distance": LpDistance(),
-            }
+            },
+            "cost_only": _TILES,
         },
     ),
     "TupletMarginLoss by tiles": Entry(
@@ -221,7 +228,10 @@ LOSSES = {
     ),
     "SmoothAPLoss": Entry(
         losses.SmoothAPLoss,
-        check={"out_of_range": {"temperature": 0.0, "tile": 0, "distance": LpDistance()}},
+        check={
+            "out_of_range": {"temperature": 0.0, "tile": 0, "distance": LpDistance()},
+            "cost_only": _TILES,
+        },
     ),
     "SmoothAPLoss by tiles": Entry(
         losses.SmoothAPLoss,
@@ -238,7 +248,8 @@ LOSSES = {
                 "variant": "Dx",
                 "tile": 0,
                 "distance": LpDistance(),
-            }
+            },
+            "cost_only": _TILES,
         },
     ),
     "PNPLoss by tiles": Entry(

@@ -1,63 +1,83 @@
-"""Write docs/checker.md: ``python -m tests.conformance.pml_table > docs/checker.md``."""
+"""Write docs/checker.md, in minutes: ``python -m tests.conformance.pml_table``."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
-from pml_extras.testing import Report, Status, promises
+from pml_extras.testing import Report, promises, registry, table
+from pml_extras.testing.report import as_markdown
 from tests.conformance.pml_catalogue import CATALOGUE
 
-MARKS = {
-    Status.KEPT: "kept",
-    Status.REFUSED: "refused",
-    Status.BROKEN: "**BROKEN**",
-    Status.NOT_APPLICABLE: "",
-}
+PAGE = Path(__file__).parents[2] / "docs" / "checker.md"
 
 INTRODUCTION = """\
 # Checking a loss
 
 `pml_extras.testing.check_loss` tries a list of promises on any loss that is called as those of
 pytorch-metric-learning (pml) are: yours, pml's or ours. It needs neither pytest nor a GPU, takes
-about a quarter of a second, and leaves your random state alone. In your own project:
+less than a second, and leaves your random state alone. In your own project, one test a promise:
 
 ```python
-from pml_extras.testing import check_loss
+import pytest
+from pml_extras.testing import check_loss, promises
 from my_project import MyLoss
 
 
-def test_my_loss_keeps_its_promises():
-    check_loss(MyLoss, out_of_range={"margin": -1.0}).raise_if_broken()
+@pytest.mark.parametrize("promise", promises(extra=True, without=["infinite_rows"]))
+def test_my_loss_keeps(promise):
+    check_loss(MyLoss, out_of_range={"margin": -1.0}, promises=[promise]).raise_if_broken()
 ```
 
-`print(check_loss(MyLoss))` shows all outcomes. A loss with proxies or class weights needs a factory
-and the number of classes: `check_loss(lambda **kwargs: MyLoss(5, 8, **kwargs), embedding_size=8,
-labels_index_classes=True, num_classes=5)`. A loss that draws random numbers or remembers batches
-says so with `is_stochastic = True` or `is_stateful = True` in its class.
+`check_loss(MyLoss).raise_if_broken()` tries the usual ones at once. What your loss does not keep on
+purpose is left out by `promises(without=["gradient"])`; a name that no promise has is refused.
+
+A loss with proxies or class weights needs a factory and the number of classes:
+`check_loss(lambda **kwargs: MyLoss(5, 8, **kwargs), embedding_size=8, labels_index_classes=True,
+num_classes=5)`. A loss that draws random numbers or remembers batches says so with
+`is_stochastic = True` or `is_stateful = True` in its class. A hyper-parameter that trades time for
+memory alone goes into `cost_only={"tile": (1, 4)}`: each value must give the same.
+
+## What comes back
+
+`print(check_loss(MyLoss))` shows all outcomes, and for a broken promise the batch, what was
+expected, what came, and what usually mends it. `report.status("order")`, `report.broken` and
+`report.of("order")` are for programs; `pandas.DataFrame(report.records())` has a line for each
+case; `table([check_loss(MyLoss), check_loss(YourLoss)])` is Markdown, as below.
 
 A promise is *kept*, *refused* (a `ValueError` said that the loss does not do this, which is fair),
 *BROKEN*, or not applicable. `NotImplementedError`, `AssertionError`, `IndexError` and the like are
 not refusals: they are what a user gets when nobody thought of the case.
 """
 
+NOTES = """\
+Memory is counted, not measured: the bytes that tensors hold at once, which is the same on every
+machine. `two_processes` starts two processes with gloo, `compiles` clears torch's cache of compiled
+graphs, `infinite_rows` is a matter of taste: some would rather see that a row has overflowed.
+
+Not looked for, since a checker cannot know it: whether the value is that of a paper's equation, and
+whether a network learns from it. Nor are there checks on a GPU.
+"""
+
 RESULTS = """\
 ## The losses of pml
 
 Every loss of pml that takes labels, as it comes. Nothing below is written by hand; this page is
-what `python -m tests.conformance.pml_table` prints. An empty cell is a promise that does not apply.
+what `python -m tests.conformance.pml_table` writes. An empty cell is a promise that does not apply.
 `out_of_range` is left out: which values are out of range is for a loss's author to say.
 
 A broken promise is a fact and not always a mistake. CircleLoss detaches the weights of its pairs
 on purpose. NPairsLoss takes the first pair of each class. Several losses convert an argument, from
-degrees to radians say, before they record it.
+degrees to radians say, before they record it. pml's distances divide by a norm of at least 1e-12,
+so that a row of zeros in float16 has an infinite gradient (in float32 one of about 1e12).
 """
 
 
 @cache
-def reports() -> dict[str, Report]:
+def reports(*, extra: bool = False) -> dict[str, Report]:
     """A report of every loss of pml in the catalogue."""
-    columns = [name for name in promises() if name != "out_of_range"]
+    columns = promises(extra=extra, without=["out_of_range"])
     return {name: entry.report(promises=columns) for name, entry in CATALOGUE.items()}
 
 
@@ -67,43 +87,40 @@ def versions() -> str:
     return f"pytorch-metric-learning {pml}, torch {torch}, CPU"
 
 
-def page() -> str:
+def promise_table() -> str:
+    """What there is to promise."""
+    rows = [
+        [f"`{p.name}`{' (extra)' if p.extra else ''}", p.meaning, p.fix]
+        for p in registry.REGISTRY.values()
+    ]
+    return as_markdown(["Name", "Meaning", "What usually mends it"], rows)
+
+
+def page(found: dict[str, Report]) -> str:
     """The text of docs/checker.md."""
-    columns = list(next(iter(reports().values())).meanings)
-    matrix = [
-        [f"`{loss}`", *(MARKS[report.status(name)] for name in columns)]
-        for loss, report in reports().items()
-    ]
-    broken = [
-        f"{sum(report.status(name) is Status.BROKEN for report in reports().values())}"
-        for name in columns
-    ]
     parts = [
         INTRODUCTION,
         "## The promises\n",
-        _table(["Name", "Meaning"], ([f"`{name}`", text] for name, text in promises().items())),
+        "Extra ones are tried where they are asked for: `check_loss(MyLoss, promises=[...])`.\n",
+        promise_table(),
+        NOTES,
         RESULTS,
         f"Made with {versions()}.\n",
-        _table(["Loss", *columns], [*matrix, ["broken by", *broken]]),
+        table(found.values()),
         "## What broke\n",
-        "\n".join(_findings()),
+        "\n".join(line for name, report in found.items() for line in findings(name, report)),
     ]
     return "\n".join(parts)
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def _findings() -> Iterator[str]:
-    for loss, report in reports().items():
-        if report.broken:
-            yield f"### {loss}\n"
-            for outcome in report.broken:
-                expected, came = _rounded(outcome.expected), _rounded(outcome.came)
-                yield f"- `{outcome.promise}`, {outcome.case}: expected {expected}; came {came}"
-            yield ""
+def findings(loss: str, report: Report) -> Iterator[str]:
+    """A line for each broken case, under the name of the loss."""
+    if report.broken:
+        yield f"### {loss}\n"
+        for outcome in report.broken:
+            expected, came = _rounded(outcome.expected), _rounded(outcome.came)
+            yield f"- `{outcome.promise}`, {outcome.case}: expected {expected}; came {came}"
+        yield ""
 
 
 def _rounded(text: str) -> str:
@@ -112,4 +129,4 @@ def _rounded(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    PAGE.write_text(page(reports(extra=True)), encoding="utf-8")

@@ -6,7 +6,7 @@ import pkgutil
 import pytest
 
 import pml_extras
-from pml_extras.testing import Status
+from pml_extras.testing import Status, promises
 from tests.conformance.catalogue import LOSSES, NOT_LOSSES
 
 KINDS = (
@@ -36,7 +36,14 @@ def test_it_keeps_its_promises(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_it_keeps_them_with_other_batches_and_parameters(name):
-    LOSSES[name].report(seed=1).raise_if_broken()
+    chosen = promises(without="memory")  # which depends on no number in the batch
+    LOSSES[name].report(seed=1, promises=chosen).raise_if_broken()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_gives_two_processes_the_gradients_of_one(name):
+    LOSSES[name].report(promises="two_processes").raise_if_broken()
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -1,12 +1,13 @@
 """The checker as a caller meets it: what it leaves alone, what it refuses, how it reads."""
 
+import json
 import random
 
 import numpy as np
 import pytest
 import torch
 
-from pml_extras.testing import Status, check_loss, promises, registry
+from pml_extras.testing import Status, check_loss, promises, registry, table
 from pml_extras.testing.report import Outcome, Report
 from tests.testing import broken_losses as losses
 
@@ -75,7 +76,7 @@ def test_a_broken_promise_raises_with_batch_expectation_and_outcome():
 def test_the_report_counts_promises_by_status_and_tells_what_each_means():
     report = check_loss(losses.HonestProxies, labels_index_classes=True, num_classes=5)
     first, *lines = str(report).splitlines()
-    assert first == "HonestProxies: 13 kept, 2 refused, 4 not applicable"
+    assert first == "HonestProxies: 16 kept, 2 refused, 4 not applicable"
     assert len(lines) == len(promises())
     assert all(meaning in line for line, meaning in zip(lines, promises().values(), strict=True))
 
@@ -99,12 +100,15 @@ def test_a_function_under_the_decorator_is_all_that_a_new_promise_takes():
         def is_kind(subject):
             """A loss is kind.
 
-            More than one line.
+            Let it smile,
+            and more than once.
             """
             yield Outcome("", Status.BROKEN, came="a scowl")
 
         assert promises()["is_kind"] == "A loss is kind."
-        assert check_loss(losses.Honest, promises=["is_kind"]).broken[0].promise == "is_kind"
+        report = check_loss(losses.Honest, promises=["is_kind"])
+        assert report.broken[0].promise == "is_kind"
+        assert str(report).splitlines()[-1] == "    usual fix Let it smile, and more than once."
     finally:
         registry.REGISTRY.pop("is_kind")
 
@@ -124,9 +128,86 @@ def test_a_factory_of_something_else_is_refused():
         check_loss(dict)
 
 
-def test_an_unknown_promise_is_refused_with_the_list_of_those_known():
-    with pytest.raises(ValueError, match=r"promises: expected names among plain, order,.*'ordr'"):
-        check_loss(losses.Honest, promises=["ordr"])
+@pytest.mark.parametrize("argument", ["promises", "without"])
+def test_an_unknown_promise_is_refused_with_those_known_and_a_guess(argument):
+    ask = {
+        "promises": lambda names: check_loss(losses.Honest, promises=names),
+        "without": lambda names: promises(without=names),
+    }[argument]
+    listed = rf"{argument}: expected names among plain, order,.*got 'ordr'. Did you mean 'order'\?"
+    for names in ("ordr", ["plain", "ordr"]):
+        with pytest.raises(ValueError, match=listed):
+            ask(names)
+    with pytest.raises(ValueError, match=r"got 'kindness'\.$"):
+        ask(["kindness"])
+
+
+@pytest.mark.parametrize("argument", ["out_of_range", "cost_only"])
+def test_a_hyper_parameter_that_the_loss_does_not_have_is_refused_and_not_called_broken(argument):
+    listed = f"{argument}: expected arguments of the loss; got 'num_clases'. Pass arguments on"
+    for loss in (losses.HonestProxies, losses.Honest):  # the second hands them on to pml's base
+        with pytest.raises(ValueError, match=listed):
+            check_loss(loss, promises="plain", **{argument: {"num_clases": [0]}})
+
+
+def test_a_constructor_that_raises_a_type_error_of_its_own_is_judged_by_the_promise():
+    class WantsAnInteger(losses.Honest):
+        def __init__(self, size=1):
+            super().__init__()
+            if not isinstance(size, int):
+                raise TypeError("size")
+
+    report = check_loss(WantsAnInteger, promises="out_of_range", out_of_range={"size": "1"})
+    assert report.status("out_of_range") is Status.BROKEN
+
+
+def test_extra_promises_are_run_where_they_are_asked_for_alone():
+    usual, every = promises(), promises(extra=True)
+    assert usual.keys() < every.keys()
+    assert list(check_loss(losses.Honest).meanings) == list(usual)
+    assert promises(extra=True, without="order").keys() == every.keys() - {"order"}
+
+
+@pytest.mark.parametrize("promise", promises(without=["out_of_range"]))
+def test_one_parametrised_line_is_a_test_for_each_promise(promise):
+    report = check_loss(losses.Honest, promises=[promise])
+    assert list(report.meanings) == [promise]
+    report.raise_if_broken()
+
+
+def test_every_promise_says_what_mends_a_loss_in_a_sentence():
+    for entry in registry.REGISTRY.values():
+        assert entry.meaning.endswith(".")
+        assert entry.fix.endswith(".")
+        assert "|" not in entry.meaning + entry.fix  # they are cells of a table
+
+
+def test_the_records_of_a_report_are_its_outcomes_as_strings():
+    report = check_loss(losses.CutsTheGraph, promises=["plain", "nothing_to_compare"])
+    records = json.loads(json.dumps(report.records()))
+    assert len(records) == len(report.outcomes)
+    assert {record["loss"] for record in records} == {"CutsTheGraph"}
+    (broken,) = (record for record in records if record["case"] == "one row")
+    assert broken["promise"] == "nothing_to_compare"
+    assert broken["status"] == "broken"
+    assert broken["came"].startswith("0, cut from the graph")
+    assert broken["batch"].startswith("float32 (1, 8)")
+    assert broken["expected"].startswith("value 0")
+
+
+def test_a_table_has_a_line_for_each_loss_and_counts_what_broke():
+    chosen = ["order", "label_range"]
+    broken = check_loss(losses.FavoursTheFirstRow, promises=chosen)
+    whole = check_loss(losses.Honest, promises=chosen)
+    assert table([broken, whole]).splitlines() == [
+        "| Loss | order | label_range |",
+        "| --- | --- | --- |",
+        "| `FavoursTheFirstRow` | **BROKEN** |  |",
+        "| `Honest` | kept |  |",
+        "| broken by | 1 | 0 |",
+    ]
+    with pytest.raises(ValueError, match="reports: expected the same promises in each"):
+        table([broken, check_loss(losses.Honest, promises="order")])
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import pytest
 
 from pml_extras.testing import Status, check_loss, promises
+from tests.testing import broken_at_scale as scale
 from tests.testing import broken_losses as losses
 
 PROXIES = {"labels_index_classes": True, "num_classes": 5}
 BAD_NUMBER = {"out_of_range": {"num_classes": 0}}
+TILES = {"cost_only": {"tile": (10, 4)}}
 
 BREAKS = [
     (losses.RefusesEverything, "plain", {}),
@@ -42,6 +44,20 @@ BREAKS = [
     (losses.AssertsItsArguments, "out_of_range", PROXIES | BAD_NUMBER),
     (losses.RecordsAnInverse, "records", {}),
     (losses.AnnouncesAnotherKey, "sub_loss_names", {}),
+    (scale.OverflowsWhereARowIsZero, "half_degenerate", {}),
+    (scale.ListsTriplets, "memory", {}),
+    (scale.SubtractsEachRowFromEach, "memory", {}),
+    (scale.SubtractsInHalf, "memory", {}),
+    (scale.DoublesForALeaf, "chunks", {}),
+    (scale.CountsFromTheTile, "chunks", TILES),
+    (scale.DetachesInTiles, "chunks", TILES),
+]
+
+# An honest loss in pairs with some that break the promise.
+EXTRA = [
+    ("infinite_rows", scale.SkipsWithoutPairs, [losses.Honest]),
+    ("two_processes", losses.Honest, [scale.ScalesByItsRank, scale.PullsByItsRank]),
+    ("compiles", scale.CompilesInOneGraph, [scale.ReadsANumber, scale.DetachesInAGraph]),
 ]
 
 
@@ -58,13 +74,25 @@ def test_the_promise_that_is_broken_is_reported_and_no_other(loss, promise, argu
 
 def test_there_is_a_loss_for_every_promise():
     assert {promise for _, promise, _ in BREAKS} == set(promises())
+    extra = {promise for promise, _, _ in EXTRA}
+    assert extra == promises(extra=True).keys() - promises().keys()
+
+
+@pytest.mark.parametrize(("promise", "honest", "broken"), EXTRA, ids=[name for name, _, _ in EXTRA])
+def test_an_extra_promise_tells_broken_losses_from_an_honest_one(promise, honest, broken):
+    assert check_loss(honest, promises=promise).status(promise) is Status.KEPT
+    for loss in broken:
+        assert check_loss(loss, promises=promise).status(promise) is Status.BROKEN
+        check_loss(loss).raise_if_broken()
 
 
 @pytest.mark.parametrize(
     ("loss", "arguments"),
     [
         (losses.Honest, {}),
-        (losses.HonestTriplets, {}),
+        (losses.HonestAnchors, {}),
+        (scale.SkipsWithoutPairs, {}),
+        (scale.CompilesInOneGraph, {}),
         (losses.HonestProxies, PROXIES | BAD_NUMBER),
         (losses.DeclaresThatItCountsCalls, {}),
         (losses.DeclaresThatItDraws, {}),
@@ -104,7 +132,7 @@ def test_declarations_may_be_arguments_of_the_check():
     assert not check_loss(losses.DrawsAndForgets, stochastic=True).broken
 
 
-def test_another_error_than_value_error_for_a_label_out_of_range_is_kept_and_noted():
+def test_another_error_than_value_error_for_a_label_out_of_range_is_no_refusal():
     class Gathers(losses.HonestProxies):
         def targets(self, labels):
             if labels.max() >= len(self.proxies) or labels.min() < 0:
@@ -112,8 +140,52 @@ def test_another_error_than_value_error_for_a_label_out_of_range_is_kept_and_not
             return labels
 
     report = check_loss(Gathers, promises=["label_range"], **PROXIES)
-    assert report.status("label_range") is Status.KEPT
-    assert {o.came for o in report.of("label_range")} == {"IndexError: index out of bounds"}
+    assert report.status("label_range") is Status.BROKEN
+    assert {o.came for o in report.broken} == {"IndexError: index out of bounds"}
+
+
+def test_a_refusal_in_processes_is_told_apart_from_another_value():
+    report = check_loss(scale.RefusesInProcesses, promises="two_processes")
+    assert report.status("two_processes") is Status.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (losses.DeclaresThatItDraws, "stochastic or stateful"),
+        (losses.HoldsALambda, "cannot be sent to a process"),
+        (scale.CompilesInOneGraph, "losses on pml's base class alone"),
+    ],
+)
+def test_two_processes_do_not_apply_to_a_loss_that_cannot_be_compared_there(loss, reason):
+    (outcome,) = check_loss(loss, promises="two_processes").outcomes
+    assert outcome.status is Status.NOT_APPLICABLE
+    assert reason in outcome.case
+
+
+def test_a_loss_that_refuses_a_batch_of_that_size_makes_no_promise_of_memory():
+    class Small(losses.Honest):
+        def spoilt(self, value, x, labels):
+            if len(x) > 20:
+                raise ValueError("embeddings: expected at most 20 rows")
+            return value
+
+    assert check_loss(Small, promises="memory").status("memory") is Status.REFUSED
+
+
+def test_memory_counts_what_is_held_at_once_and_not_what_was_freed():
+    class Passing(losses.Honest):
+        def spoilt(self, value, x, labels):
+            for row in x.detach():  # (B, B) at a time
+                (x.detach() @ x.detach().T) * row.sum()
+            return value
+
+    def held(loss):
+        (growth, *_) = check_loss(loss, promises="memory").of("memory")
+        return int(growth.came.rpartition(": ")[2].removesuffix(" bytes").replace(",", ""))
+
+    assert held(Passing) < 1.5 * held(losses.Honest)
+    assert held(losses.Honest) > 4 * 128 * 128
 
 
 def test_a_loss_without_labels_is_called_without_them():
@@ -121,7 +193,7 @@ def test_a_loss_without_labels_is_called_without_them():
         def forward(self, x, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None):
             if indices_tuple is not None or ref_emb is not None or labels is not None:
                 raise ValueError("only embeddings are supported")
-            unit = losses.nn.functional.normalize(x)
+            unit = losses.direction(x)
             gram = unit @ unit.T
             return (gram.square().sum() - gram.diagonal().square().sum()) / max(1, len(x))
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pml_extras.testing.batches import Batch
-from pml_extras.testing.global_state import seed_everything
+from pml_extras.testing.global_state import GlobalState, seed_everything
 from pml_extras.testing.registry import promise
 from pml_extras.testing.report import Outcome
 from pml_extras.testing.subject import Run, Subject
@@ -44,6 +44,7 @@ def _with_network(subject: Subject, batch: Batch, chunk_size: int) -> Run:
     loss = subject.fresh(dtype=torch.float64)
     network = nn.Linear(size, size).double()
     seed_everything(subject.seed)
+    before = GlobalState.now()
     given = batch.cloned()
     pieces = given.embeddings.split(chunk_size)
     try:
@@ -55,6 +56,8 @@ def _with_network(subject: Subject, batch: Batch, chunk_size: int) -> Run:
         value.backward()
     except Exception as error:  # whatever it is, it is the outcome
         return Run(batch, given, error=error)
+    finally:
+        before.restore()
     held = {**dict(network.named_parameters(prefix="network")), **dict(loss.named_parameters())}
     gradients = {key: parameter.grad for key, parameter in held.items()}
     return Run(batch, given, value.detach().reshape(()), value.requires_grad, gradients)

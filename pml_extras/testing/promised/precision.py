@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pml_extras.testing.registry import promise
 from pml_extras.testing.report import Outcome
-from pml_extras.testing.subject import Subject
+from pml_extras.testing.subject import Run, Subject
 from pml_extras.testing.verdicts import broken, finite, in_short, kept, not_applicable, verdict
 
 FINITE = "a finite value and finite gradients, or a ValueError"
@@ -39,12 +39,10 @@ def half_degenerate(subject: Subject) -> Iterator[Outcome]:
     in float32, and take a row without a direction (``torch.where(norm > 0, ...)``) out of it.
     """
     _, usual = subject.usual
+    sound = [dtype for dtype in HALF if _sound(subject.run(usual.to(dtype)))]
     for name, batch in subject.batches.degenerate():
-        full = subject.run(batch)
-        if full.error is not None or finite(full) is not None:
-            continue  # `degenerate` reports it
-        for dtype in HALF:
-            if subject.run(usual.to(dtype)).error is None:  # or else `half_precision` reports it
+        if _sound(subject.run(batch)):  # `degenerate` and `half_precision` report the rest
+            for dtype in sound:
                 run = subject.run(batch.to(dtype))
                 yield verdict(f"{name}, {in_short(dtype)}", run, FINITE, finite)
 
@@ -71,6 +69,10 @@ def parameter_dtype(subject: Subject) -> Iterator[Outcome]:
             yield broken(case, run.batch, expected, ", ".join(cast))
         else:
             yield kept(case, run.batch, expected)
+
+
+def _sound(run: Run) -> bool:
+    return run.error is None and finite(run) is None
 
 
 def _dtypes(loss: nn.Module) -> dict[str, torch.dtype]:

@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 import tempfile
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -81,6 +82,7 @@ def _start_method() -> str:
 
 
 def _work(rank: int, folder: str, loss: torch.nn.Module, batch: Batch, seed: int) -> None:
+    warnings.simplefilter("ignore")  # a warning breaks no promise
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     distributed.init_process_group(
