@@ -70,7 +70,7 @@ what `python -m tests.conformance.pml_table` writes. An empty cell is a promise 
 A broken promise is a fact and not always a mistake. CircleLoss detaches the weights of its pairs
 on purpose. NPairsLoss takes the first pair of each class. Several losses convert an argument, from
 degrees to radians say, before they record it. pml's distances divide by a norm of at least 1e-12,
-so that a row of zeros in float16 has an infinite gradient (in float32 one of about 1e12).
+which is 0 in float16: there a row of zeros makes the value of most losses NaN.
 """
 
 

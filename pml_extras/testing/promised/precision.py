@@ -35,8 +35,8 @@ def half_precision(subject: Subject) -> Iterator[Outcome]:
 def half_degenerate(subject: Subject) -> Iterator[Outcome]:
     """In float16 and bfloat16 degenerate batches are finite where they are in float32.
 
-    A bound such as 1e-12 in a quotient is 0 in float16, and its gradient too large: bound the norm
-    in float32, and take a row without a direction (``torch.where(norm > 0, ...)``) out of it.
+    A bound such as 1e-12 is 0 in float16, where a row of zeros becomes 0 / 0; in float32 its
+    gradient is too large for float16. Divide in float32, by 1 where the norm is 0.
     """
     _, usual = subject.usual
     sound = [dtype for dtype in HALF if _sound(subject.run(usual.to(dtype)))]

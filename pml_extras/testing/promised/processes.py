@@ -22,6 +22,7 @@ from pml_extras.testing.subject import Run, Subject
 from pml_extras.testing.verdicts import differs_from, in_words, not_applicable, number, verdict
 
 WORLD_SIZE = 2
+EVEN = (1, 0, 0, 1, 1, 0, 1, 0, 0, 1)  # as many rows of each class, where uneven ones are refused
 
 
 @extra_promise
@@ -37,7 +38,7 @@ def two_processes(subject: Subject) -> Iterator[Outcome]:
     batch = subject.batches.of([*UNEVEN, *UNEVEN])
     alone = subject.run(batch)
     if not alone.usable:
-        batch = subject.batches.of([row % 3 for row in range(12)])
+        batch = subject.batches.of(EVEN)
         alone = subject.run(batch)
     if not alone.usable:
         return
