@@ -1,0 +1,111 @@
+"""A loss of two views of each image, whose labels are their positions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_metric_learning import losses
+from torch import Tensor, nn
+
+from pml_extras._checks import check_flag, check_rows, refuse
+from pml_extras.functional.precision import at_least_float32, call_in_widest, no_autocast
+from pml_extras.wrappers._asking import Change, Question, require, rows
+
+_NUM_ROWS = 5
+
+
+class SelfSupervisedLoss(losses.SelfSupervisedLoss):
+    r"""Row i of both views is one class, of its own.
+
+    .. math::
+        L = \ell\big((X, X'), (1, \ldots, B, 1, \ldots, B)\big)
+        \quad\text{or}\quad
+        L = \ell\big(X, (1, \ldots, B) \mid X', (1, \ldots, B)\big)
+
+    the second, with X' for references, if not symmetric.
+
+    Args:
+        loss: any, of pml or not, that compares rows by equality of labels: among themselves if
+            symmetric, with references if not. It is asked with small batches at construction:
+            other pairs of views must change its value; other names of classes must not (they would
+            index its parameters), nor another order of the views.
+        symmetric: whether the rows of both views are compared with all others; otherwise the first
+            view is compared with the second alone, and the loss must honour references.
+        **kwargs: those of pml's.
+
+    Departures from pml 2.9.0: losses are asked, where pml lists 13 names, so that losses from
+    elsewhere are admitted; rows of half precision and autocast regions are computed in float32, and
+    parameters of the loss keep their dtype; views of unlike shapes are refused, with ValueError.
+
+    Raises:
+        ValueError: the loss cannot do that; the views are not two (B, D) tensors of one shape.
+
+    >>> from pml_extras.losses import BinomialDevianceLoss
+    >>> views = torch.eye(4), torch.eye(4).flip(0)
+    >>> SelfSupervisedLoss(BinomialDevianceLoss(), symmetric=False)(*views).shape
+    torch.Size([])
+    """
+
+    loss: nn.Module
+    symmetric: bool
+
+    def __init__(self, loss: nn.Module, symmetric: bool = True, **kwargs: Any) -> None:
+        check_flag(symmetric=symmetric)
+        compared = "among themselves" if symmetric else "with references"
+        size = getattr(loss, "embedding_size", 8)
+        require(
+            loss,
+            _questions(symmetric, size),
+            f"one that compares rows {compared} by equality of labels",
+            "A view has as many classes as rows, and nothing to index with them.",
+        )
+        super().__init__(loss, symmetric, **kwargs)
+
+    @classmethod
+    def check_loss_support(cls, loss_name: str) -> None:
+        """No name is refused: the loss was asked."""
+
+    def forward(self, embeddings: Tensor, ref_emb: Tensor) -> Any:
+        """Compute the loss.
+
+        Args:
+            embeddings: (B, D) floating, one view of each image.
+            ref_emb: (B, D), another.
+
+        Returns:
+            What ``loss`` returns, by default a 0-dim tensor.
+        """
+        check_rows(embeddings=embeddings, ref_emb=ref_emb)
+        if ref_emb.shape != embeddings.shape:
+            expected = f"{tuple(embeddings.shape)}, the shape of `embeddings`"
+            raise refuse("ref_emb", expected, tuple(ref_emb.shape))
+        with no_autocast(embeddings):
+            x, other = at_least_float32(embeddings), at_least_float32(ref_emb)
+            labels = torch.arange(len(x), device=x.device)
+            return call_in_widest(self.loss, *_given(self.symmetric, x, other, labels, labels))
+
+
+def _given(symmetric: bool, x: Tensor, other: Tensor, labels: Tensor, others: Tensor) -> Any:
+    if symmetric:
+        return torch.cat([x, other]), torch.cat([labels, others])
+    return x, labels, None, other, others.clone()  # the very labels would say: the very rows
+
+
+def _questions(symmetric: bool, size: int) -> Iterator[Question]:
+    labels = torch.arange(_NUM_ROWS, device="cpu")
+    order, names = labels.roll(2), 7919 * (labels + 3)
+    for x, other, another in rows(_NUM_ROWS, _NUM_ROWS, _NUM_ROWS, columns=size):
+        given = _given(symmetric, x, other, labels, labels)
+        renamed = _given(symmetric, x, other, names, names)
+        reordered = _given(symmetric, x[order], other[order], labels, labels)
+        replaced = _given(symmetric, x, another, labels, labels)
+        unpaired = _given(symmetric, x, other, labels, order)
+        yield Question(
+            given,
+            [
+                Change(replaced, True, "which does not look at the second view"),
+                Change(unpaired, True, "for which it is all one which views belong together"),
+                Change(renamed, False, "whose parameters labels index"),
+                Change(reordered, False, "for which the order of the images counts"),
+            ],
+        )
