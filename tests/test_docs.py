@@ -18,6 +18,7 @@ import pml_extras.reducers
 import pml_extras.samplers
 import pml_extras.training
 import pml_extras.weighting
+import pml_extras.wrappers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,6 +52,7 @@ def test_readme_names_what_is_no_loss():
         pml_extras.samplers,
         pml_extras.training,
         pml_extras.weighting,
+        pml_extras.wrappers,
     ):
         for name in module.__all__:
             assert f"{name}`" in README

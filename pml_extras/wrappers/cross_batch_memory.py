@@ -1,6 +1,5 @@
 """A loss of the batch against the batch and a memory of past batches."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from pml_extras._checks import check_count, check_rows, check_vector, refuse
 from pml_extras._pml import check_columns, check_indices_tuple
 from pml_extras.functional.precision import at_least_float32, call_in_widest, no_autocast
-from pml_extras.wrappers._asking import Change, Question, require, rows
+from pml_extras.wrappers._asking import require
+from pml_extras.wrappers._questions import of_memory
 from pml_extras.wrappers._rank_order import gathered
 
 _Tuple = tuple[Tensor, ...]
@@ -121,7 +121,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         check_count(0, start_after=start_after)
         require(
             loss,
-            _questions(embedding_size),
+            of_memory(embedding_size),
             "one that compares rows with references, those that a tuple lists",
             "Leave it beside the memory: add the two values.",
         )
@@ -284,49 +284,3 @@ def _joined(listed: _Tuple | None, given: _Tuple | None, labels: Tensor) -> _Tup
         given = lmu.convert_to_triplets(given, labels)
     both: _Tuple = c_f.concatenate_indices_tuples(listed, given)
     return both
-
-
-def _questions(size: int) -> Iterator[Question]:
-    """Rows of two classes against references, the first of which are copies of them."""
-
-    def index(*values: int) -> Tensor:
-        return torch.tensor(values, device="cpu")
-
-    labels, others = index(0, 1, 0, 1, 0), index(1, 0, 1, 0, 0, 1)
-    ref_labels = torch.cat([labels, others])
-    # Of rows 0 and 1, of which each has a pair with a copy; the other rows are in no pair.
-    listed = index(0, 0, 1), index(2, 10 - 1, 3), index(0, 0, 1, 1), index(1, 5, 6, 0)
-    longer = tuple(torch.cat(x) for x in zip(listed, map(index, (0, 9, 1, 10)), strict=True))
-    order = index(3, 5, 1, 0, 2, 4)
-    moved = torch.cat([index(*range(5)), 5 + order.argsort()])
-    for x, other, another in rows(5, 6, 6, columns=size):
-        ref = torch.cat([x, other])
-        reordered = (listed[0], moved[listed[1]], listed[2], moved[listed[3]])
-        ordered = torch.cat([x, other[order]]), torch.cat([labels, others[order]])
-        relabelled = torch.cat([labels[:2], 1 - labels[2:]])
-        given = x, labels, listed, ref, ref_labels
-        yield Question(
-            given,
-            [
-                Change(
-                    (x, labels, listed, torch.cat([x, another]), ref_labels),
-                    True,
-                    "which gives the same value for other references",
-                ),
-                Change(
-                    (x, labels, longer, ref, ref_labels),
-                    True,
-                    "which gives the same value for another tuple",
-                ),
-                Change(
-                    (x, relabelled, listed, ref, ref_labels),
-                    False,
-                    "in which rows count that the tuple does not list",
-                ),
-                Change(
-                    (x, labels, reordered, *ordered),
-                    False,
-                    "in which the order of the references counts",
-                ),
-            ],
-        )

@@ -1,6 +1,5 @@
 """A loss of two views of each image, whose labels are their positions."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,9 +8,8 @@ from torch import Tensor, nn
 
 from pml_extras._checks import check_flag, check_rows, refuse
 from pml_extras.functional.precision import at_least_float32, call_in_widest, no_autocast
-from pml_extras.wrappers._asking import Change, Question, require, rows
-
-_NUM_ROWS = 5
+from pml_extras.wrappers._asking import require
+from pml_extras.wrappers._questions import both_views, of_views
 
 
 class SelfSupervisedLoss(losses.SelfSupervisedLoss):
@@ -55,7 +53,7 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
         size = getattr(loss, "embedding_size", 8)
         require(
             loss,
-            _questions(symmetric, size),
+            of_views(symmetric, size),
             f"one that compares rows {compared} by equality of labels",
             "A view has as many classes as rows, and nothing to index with them.",
         )
@@ -82,30 +80,4 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
         with no_autocast(embeddings):
             x, other = at_least_float32(embeddings), at_least_float32(ref_emb)
             labels = torch.arange(len(x), device=x.device)
-            return call_in_widest(self.loss, *_given(self.symmetric, x, other, labels, labels))
-
-
-def _given(symmetric: bool, x: Tensor, other: Tensor, labels: Tensor, others: Tensor) -> Any:
-    if symmetric:
-        return torch.cat([x, other]), torch.cat([labels, others])
-    return x, labels, None, other, others.clone()  # the very labels would say: the very rows
-
-
-def _questions(symmetric: bool, size: int) -> Iterator[Question]:
-    labels = torch.arange(_NUM_ROWS, device="cpu")
-    order, names = labels.roll(2), 7919 * (labels + 3)
-    for x, other, another in rows(_NUM_ROWS, _NUM_ROWS, _NUM_ROWS, columns=size):
-        given = _given(symmetric, x, other, labels, labels)
-        renamed = _given(symmetric, x, other, names, names)
-        reordered = _given(symmetric, x[order], other[order], labels, labels)
-        replaced = _given(symmetric, x, another, labels, labels)
-        unpaired = _given(symmetric, x, other, labels, order)
-        yield Question(
-            given,
-            [
-                Change(replaced, True, "which does not look at the second view"),
-                Change(unpaired, True, "for which it is all one which views belong together"),
-                Change(renamed, False, "whose parameters labels index"),
-                Change(reordered, False, "for which the order of the images counts"),
-            ],
-        )
+            return call_in_widest(self.loss, *both_views(self.symmetric, x, other, labels, labels))

@@ -297,4 +297,6 @@ NOT_LOSSES: tuple[str, ...] = (
     "samplers.PairBatchSampler",
     "training.GradCache",
     "training.cached_embeddings",
+    "wrappers.CrossBatchMemory",
+    "wrappers.SelfSupervisedLoss",
 )

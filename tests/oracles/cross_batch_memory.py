@@ -49,7 +49,7 @@ def triplets(pairs):
     a1, p, a2, n = pairs
     found = []
     for i, j in zip(a1, p, strict=True):
-        found += [(i, j, l) for k, l in zip(a2, n, strict=True) if k == i]
+        found += [(i, j, m) for k, m in zip(a2, n, strict=True) if k == i]
     return _columns(found, 3)
 
 
@@ -77,8 +77,8 @@ def ntxent(rows, refs, pairs, temperature):
     for i, j in zip(a1, p, strict=True):
         score = exp(_cosine(rows[i], refs[j]) / temperature)
         others = [
-            exp(_cosine(rows[i], refs[l]) / temperature)
-            for k, l in zip(a2, n, strict=True)
+            exp(_cosine(rows[i], refs[m]) / temperature)
+            for k, m in zip(a2, n, strict=True)
             if k == i
         ]
         terms.append(-log(score / (score + sum(others))))

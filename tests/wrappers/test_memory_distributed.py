@@ -22,11 +22,17 @@ def mask_of(x):
     return torch.arange(len(x)) % 2 == 0
 
 
-def work(rank, folder, masked):
+def work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
     )
+    results = [run(rank, masked) for masked in (False, True)]
+    torch.save(results, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def run(rank, masked):
     memory = CrossBatchMemory(losses.SupConLoss(), SIZE, MEMORY, start_after=1).double()
     memory(*batch_of(0, rank))  # not stored
     found = []
@@ -41,17 +47,19 @@ def work(rank, folder, masked):
         memory(torch.zeros(7 + rank, SIZE), torch.zeros(7 + rank).long())
     except ValueError as error:
         refused = str(error)
-    torch.save((found, refused), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    return found, refused
+
+
+@pytest.fixture(scope="module")
+def of_both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_each_process_compares_its_rows_with_the_rows_of_all(tmp_path, masked):
-    multiprocessing.spawn(work, (str(tmp_path), masked), nprocs=WORLD)
-    results, refusals = zip(
-        *(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)),
-        strict=True,
-    )
+def test_each_process_compares_its_rows_with_the_rows_of_all(of_both, masked):
+    results, refusals = zip(*(of_one[masked] for of_one in of_both), strict=True)
     stored, loss = oracle.Memory(MEMORY), losses.SupConLoss()
     for step in range(len(SIZES)):
         batches = [batch_of(step, rank) for rank in range(WORLD)]

@@ -6,11 +6,12 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning import losses, miners
 
-from pml_extras.losses import BinomialDevianceLoss, PotentialFieldLoss
+from pml_extras.losses import BinomialDevianceLoss, NTXentLoss, PotentialFieldLoss
+from pml_extras.testing import check_loss
 from pml_extras.wrappers import CrossBatchMemory
 from tests.wrappers.test_cross_batch_memory import assert_same, batch_of, memory_of
 
@@ -82,6 +83,7 @@ def test_a_state_dict_of_pml_loads_inside_a_module_too():
     assert ours[0].queue_idx == 6
 
 
+@settings(max_examples=40)  # each asks the loss
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(5, 9))
 def test_the_memory_holds_the_last_rows_at_all_times(sizes, memory_size):
     memory, stored = CrossBatchMemory(losses.ContrastiveLoss(), 2, memory_size), []
@@ -239,3 +241,26 @@ def test_each_argument_out_of_range_is_refused_by_name(changed):
     (name,) = changed
     with pytest.raises(ValueError, match=rf"^{name}: expected an integer"):
         CrossBatchMemory(**{"loss": BinomialDevianceLoss(), "embedding_size": SIZE, **changed})
+
+
+class WithoutReferences(CrossBatchMemory):
+    """Called as losses are."""
+
+    def forward(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
+        if ref_emb is not None and ref_emb is not embeddings:
+            raise ValueError("ref_emb: expected None")
+        return super().forward(embeddings, labels, indices_tuple)
+
+
+@pytest.mark.parametrize(
+    "loss", [BinomialDevianceLoss, NTXentLoss, losses.MultiSimilarityLoss, losses.SupConLoss]
+)
+def test_it_keeps_the_promises_that_losses_keep(loss):
+    def make(**others):
+        arguments = {"loss": loss(), "embedding_size": SIZE, "memory_size": 24, **others}
+        return WithoutReferences(**arguments)
+
+    out_of_range = {"loss": losses.ArcFaceLoss, "embedding_size": 0, "memory_size": 0}
+    check_loss(
+        make, embedding_size=SIZE, stateful=True, out_of_range=out_of_range
+    ).raise_if_broken()
