@@ -1,14 +1,16 @@
 """Small batches that are compared with a thousand rows before them.
 
-Real scans of digits, twelve at a time, three of each of four classes; the loss is one of ours, which
-pml's CrossBatchMemory would refuse by its name. Half-way the run is broken off and goes on from its
-state dicts, memory included. Needs scikit-learn for the scans and faiss for neighbours:
-pip install ".[bench]" in a clone. Takes seconds on a CPU:
+Real scans of digits, four at a time, two of each of two classes: few negatives, unless there is a
+memory. With twelve at a time, of four classes, digits need none: MAP@R is 0.82 either way. The loss
+is one of ours, which pml's CrossBatchMemory refuses by its name. In the end a run is broken off and
+goes on from its state dicts, memory included. Needs scikit-learn for the scans and faiss for
+neighbours: pip install ".[bench]" in a clone. Takes seconds on a CPU:
 
     python examples/cross_batch_memory.py
 """
 
 import io
+from typing import Any
 
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
@@ -27,7 +29,7 @@ def trained(
     """A small network; ``resume`` gives all it holds to new objects half-way."""
     torch.manual_seed(seed)
 
-    def objects() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+    def objects() -> tuple[Any, Any, Any]:
         trunk = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 32))
         loss_func: nn.Module = BinomialDevianceLoss()
         if memory_size is not None:
@@ -37,21 +39,22 @@ def trained(
     held = objects()
     generator = torch.Generator().manual_seed(seed)
     for step in range(STEPS):
-        classes = torch.randperm(10, generator=generator)[:4].tolist()
+        classes = torch.randperm(10, generator=generator)[:2].tolist()
         of_class = [(digits == digit).nonzero().flatten() for digit in classes]
-        chosen = torch.cat([x[torch.randperm(len(x), generator=generator)[:3]] for x in of_class])
+        chosen = torch.cat([x[torch.randperm(len(x), generator=generator)[:2]] for x in of_class])
         if resume and step == STEPS // 2:
             file = io.BytesIO()
             torch.save([x.state_dict() for x in held], file)
             file.seek(0)
             held = objects()
-            for x, state in zip(held, torch.load(file), strict=True):
-                x.load_state_dict(state)
+            for mine, state in zip(held, torch.load(file), strict=True):
+                mine.load_state_dict(state)
         trunk, loss_func, optimizer = held
         optimizer.zero_grad()
         loss_func(trunk(scans[chosen]), digits[chosen]).backward()
         optimizer.step()
-    return held[0]
+    trained_trunk: nn.Module = held[0]
+    return trained_trunk
 
 
 def main() -> None:
