@@ -227,7 +227,6 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         if ref is None:
             listed = self.miner(rows, labels) if self.miner is not None else None
             return call_in_widest(self.loss, rows, labels, _joined(listed, given, labels))
-        ref = at_least_float32(ref)
         dtype = torch.promote_types(rows.dtype, ref.dtype)
         rows, ref = rows.to(dtype), ref.to(dtype)
         if self.miner is not None:

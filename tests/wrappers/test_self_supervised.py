@@ -92,7 +92,7 @@ def test_a_loss_is_asked_in_its_own_size(symmetric, size):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_rows_and_autocast_are_computed_in_float32(symmetric, dtype):
     x, other = (view.to(dtype) for view in views())
-    loss = SelfSupervisedLoss(losses.TripletMarginLoss(), symmetric)
+    loss = SelfSupervisedLoss(losses.NTXentLoss(), symmetric)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(x, other)
     assert torch.equal(value, loss(x.float(), other.float()))
@@ -112,3 +112,8 @@ def test_views_of_unlike_shapes_are_refused():
         loss(views()[0], views(num=5)[1])
     with pytest.raises(ValueError, match=r"^symmetric: expected True or False"):
         SelfSupervisedLoss(BinomialDevianceLoss(), symmetric="no")
+
+
+def test_a_loss_that_draws_triplets_is_taken():
+    loss = SelfSupervisedLoss(losses.TripletMarginLoss(margin=2.0, triplets_per_anchor=2))
+    assert loss(*views()) > 0
