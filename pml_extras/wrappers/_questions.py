@@ -60,14 +60,12 @@ def of_views(symmetric: bool, embedding_size: int) -> Iterator[Question]:
         replaced = both_views(symmetric, x, another, labels, labels)
         unpaired = both_views(symmetric, x, other, labels, order)
         renamed = both_views(symmetric, x, other, names, names)
-        reordered = both_views(symmetric, x[order], other[order], labels, labels)
         yield Question(
             both_views(symmetric, x, other, labels, labels),
             [
                 Change(replaced, True, "which does not look at the second view"),
                 Change(unpaired, True, "for which it is all one which views belong together"),
                 Change(renamed, False, "whose parameters labels index"),
-                Change(reordered, False, "for which the order of the images counts"),
             ],
         )
 

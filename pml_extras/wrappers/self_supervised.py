@@ -25,8 +25,8 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
     Args:
         loss: any, of pml or not, that compares rows by equality of labels: among themselves if
             symmetric, with references if not. It is asked with small batches at construction:
-            other pairs of views must change its value; other names of classes must not (they would
-            index its parameters), nor another order of the views.
+            another second view, and other pairs of views, must change its value; other names of
+            classes must not, which would index its parameters.
         symmetric: whether the rows of both views are compared with all others; otherwise the first
             view is compared with the second alone, and the loss must honour references.
         **kwargs: those of pml's.
