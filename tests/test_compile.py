@@ -236,7 +236,12 @@ IN_SEVERAL = {
 
 @pytest.mark.parametrize("make", IN_SEVERAL.values(), ids=IN_SEVERAL)
 def test_other_reducers_of_pairs_in_several_graphs(make):
-    assert_compiles(losses.NTXentLoss(reducer=make()), batch(9), fullgraph=False)
+    loss = losses.NTXentLoss(reducer=make())
+    assert_compiles(loss, batch(9), fullgraph=False)
+    if loss.reducer.collect_stats:
+        eager = losses.NTXentLoss(reducer=make())
+        eager(*batch(9))
+        assert loss.reducer.losses_size == eager.reducer.losses_size
 
 
 def test_another_reducer_of_rows_gets_those_that_there_are():
