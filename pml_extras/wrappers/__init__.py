@@ -1,6 +1,12 @@
-"""What a loss can be put into: a memory of past batches, two views of one batch."""
+"""What a loss can be put into: a memory of past batches, two views of a batch, several processes."""
 
 from pml_extras.wrappers.cross_batch_memory import CrossBatchMemory
+from pml_extras.wrappers.distributed import DistributedLossWrapper, DistributedMinerWrapper
 from pml_extras.wrappers.self_supervised import SelfSupervisedLoss
 
-__all__ = ["CrossBatchMemory", "SelfSupervisedLoss"]
+__all__ = [
+    "CrossBatchMemory",
+    "DistributedLossWrapper",
+    "DistributedMinerWrapper",
+    "SelfSupervisedLoss",
+]

@@ -1,0 +1,265 @@
+"""One loss over the batches of several processes, with the gradient that one process would have."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import (
+    BaseMetricLossFunction,
+    CrossBatchMemory,
+    MultipleLosses,
+    SelfSupervisedLoss,
+)
+from pytorch_metric_learning.miners import BaseMiner
+from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer, MultipleReducers
+from pytorch_metric_learning.utils import distributed as pml
+from torch import Tensor, distributed, nn
+
+from pml_extras._checks import check_flag, refuse
+from pml_extras._pml import LossDict, label_masks
+from pml_extras.reducers import BatchSizeReducer
+from pml_extras.wrappers._joined import from_first_rank, join, world_size
+
+_HOLDS_A_LOSS = (BaseMetricLossFunction, CrossBatchMemory, MultipleLosses, SelfSupervisedLoss)
+
+
+class DistributedLossWrapper(pml.DistributedLossWrapper):
+    r"""A loss of the joined batch of all processes, under ``DistributedDataParallel`` (DDP).
+
+    Rank r of W has rows :math:`z_r`. The joined batch Z is the rows of rank 0, then those of
+    rank 1, and so on: the same on every rank. Batches may differ in size; one may be empty.
+
+    Every rank computes the same number :math:`L(Z, \theta)`, whose rows of other ranks have no
+    graph. With w the weights of the trunk, DDP averages what the ranks find:
+
+    .. math::
+        \frac{1}{W} \sum_r \Bigl(\frac{\partial z_r}{\partial w}\Bigr)^{\!T}
+        \frac{\partial L}{\partial z_r} = \frac{1}{W} \frac{dL}{dw}, \qquad
+        \frac{1}{W} \sum_r \frac{\partial L}{\partial \theta} = \frac{\partial L}{\partial \theta}
+
+    A row has a graph on one rank, the loss's own parameters (proxies, heads) on all. The trunk
+    lacks a factor W; the parameters lack nothing. pml multiplies L by W, which mends the first and
+    makes the second W times too large. Here :math:`\partial L / \partial z_r` alone is multiplied by W,
+    on its way from the loss to the trunk, and both averages are the gradients of one process on Z.
+    The value is L itself. The own gradients are those of one process on each rank already: the
+    loss may be inside DDP, ``DDP(DistributedLossWrapper(loss))``, or outside with an optimizer of
+    its own, averaged or not.
+
+    ``gather_gradient`` adds :math:`\partial L_s / \partial z_r` over ranks s in the backward pass
+    instead, at the price of one ``all_reduce`` of (N, D). That is the same where all ranks compute
+    the same L; where a loss draws random numbers, it is the gradient of the mean of their values.
+    Every rank must then call ``backward``.
+
+    ``efficient`` compares the own rows with all: (:math:`n_r`, N) scores instead of (N, N). Rank r
+    gets :math:`L_r = (W c_r / C) \cdot \mathrm{reduced}(z_r \text{ against } Z)`, where
+    :math:`c_r` counts the terms that the reducer averages over and :math:`C = \sum_r c_r`, so that
+    L is the mean of the :math:`L_r`. With the gradient gathered, which is the default then,
+
+    .. math::
+        \frac{1}{W} \sum_r \sum_s \Bigl(\frac{\partial z_r}{\partial w}\Bigr)^{\!T}
+        \frac{\partial L_s}{\partial z_r} = \frac{dL}{dw}, \qquad
+        \frac{1}{W} \sum_r \frac{\partial L_r}{\partial \theta} = \frac{\partial L}{\partial \theta}
+
+    for losses whose every term belongs to one anchor, which is compared with references. Own
+    gradients must be averaged. A term that uses other anchors' comparisons, as those of
+    LiftedStructureLoss do, sees only those of this rank: another loss. docs/distributed.md lists
+    both kinds. Without the gradient, rows do not learn from being other ranks' references.
+
+    Args:
+        loss: a BaseMetricLossFunction, CrossBatchMemory, SelfSupervisedLoss or MultipleLosses.
+        efficient: local rows against all rows. Takes a BaseMetricLossFunction that honours
+            references and index tuples, under MeanReducer, AvgNonZeroReducer or BatchSizeReducer.
+        gather_gradient: None is the value of ``efficient``.
+
+    Other arguments are those of the loss, each of this rank: references are joined as rows are.
+    ``indices_tuple`` holds positions in the joined batch and is the same on every rank, as
+    DistributedMinerWrapper returns it; with ``efficient``, anchors are local rows and differ.
+
+    Of a loss that is a module of random numbers (dropout), or a trunk whose rows see each other
+    (batch norm, unless converted to SyncBatchNorm), nothing is promised.
+
+    Departures from ``pytorch_metric_learning.utils.distributed`` 2.9.0: rows in rank order, where
+    local rows come first, so memories agree and sorted batches stay sorted; uneven batches; the
+    factor; self comparisons go by position also on ranks other than 0; terms of ``efficient``
+    weigh by their number; one process gets the loss itself, without a warning. Keys of the state
+    dict begin with ``loss.`` as pml's do.
+
+    Raises:
+        ValueError: another loss; ranks give arguments of other types, or other index tuples;
+            ``efficient`` with a reducer or sub-loss that cannot be split.
+    """
+
+    def __init__(
+        self, loss: nn.Module, efficient: bool = False, gather_gradient: bool | None = None
+    ) -> None:
+        nn.Module.__init__(self)  # pml's refuses two of these
+        kinds = (BaseMetricLossFunction,) if efficient else _HOLDS_A_LOSS
+        if not isinstance(loss, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            way_out = "Put DistributedDataParallel around this wrapper, not inside."
+            raise refuse("loss", f"a {names}", type(loss).__name__, way_out)
+        gather_gradient = efficient if gather_gradient is None else gather_gradient
+        check_flag(efficient=efficient, gather_gradient=gather_gradient)
+        self.loss = loss
+        self.efficient = efficient
+        self.gather_gradient = gather_gradient
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Any:
+        """Compute the loss of the joined batch, or with ``efficient`` this rank's part."""
+        parts = {
+            "labels": labels,
+            "ref_emb": ref_emb,
+            "ref_labels": ref_labels,
+            "enqueue_mask": enqueue_mask,
+        }
+        given: dict[str, Any] = {name: x for name, x in parts.items() if x is not None}
+        if indices_tuple is not None:
+            given["indices_tuple"] = indices_tuple
+        taken = inspect.signature(self.loss.forward).parameters
+        for name, x in given.items():
+            if name not in taken:
+                why = f"{type(self.loss).__name__} does not take it."
+                raise refuse(name, "None", f"a {type(x).__name__}", why)
+        if world_size() == 1:
+            return self.loss(embeddings, **given)
+        if labels is not None and ref_emb is embeddings and ref_labels is labels:
+            given = {name: x for name, x in given.items() if not name.startswith("ref_")}
+        factor = None if self.gather_gradient else (1 if self.efficient else world_size())
+        tuples_agree = not self.efficient
+        own, joined = join({"embeddings": embeddings, **given}, factor, tuples_agree)
+        if self.efficient:
+            return self._share(own, joined)
+        return self.loss(**joined)
+
+    def _share(self, own: dict[str, Any], joined: dict[str, Any]) -> Tensor:
+        """This rank's part of the loss, times the number of ranks."""
+        x, labels, listed = own["embeddings"], own.get("labels"), own.get("indices_tuple")
+        if "ref_emb" in joined:
+            references, ref_labels = joined["ref_emb"], joined.get("ref_labels")
+        else:
+            references, ref_labels = joined["embeddings"], joined.get("labels")
+            if listed is None and labels is not None:
+                listed = _all_pairs(labels, joined["labels"], own["start"])
+        hook = self.loss.reducer.register_forward_pre_hook(_weigh)
+        try:
+            if len(x) == 0:  # some losses divide by the number of rows
+                value = self.loss.reducer(self.loss.zero_losses(), x, labels)
+            else:
+                value = self.loss(x, labels, listed, references, ref_labels)
+        finally:
+            hook.remove()
+        # A rank without a term takes part in the backward pass of the others, and in that of DDP.
+        used = [x, references, *(p for p in self.loss.parameters() if p.requires_grad)]
+        part: Tensor = value + sum(leaf.flatten()[:0].sum().to(value.dtype) for leaf in used)
+        return part
+
+
+class DistributedMinerWrapper(pml.DistributedMinerWrapper):
+    """A miner over the joined batch, in the row order of :class:`DistributedLossWrapper`.
+
+    Each rank gives its own rows and references and gets positions in the joined ones: what rank 0
+    chose, so that a miner that draws random numbers agrees with itself. With ``efficient`` a rank
+    gets what has its own rows as anchors, by their position in its own batch. One process gets the
+    miner's own tuple.
+
+    Departures from pml 2.9.0: the order of rows, uneven batches, and ``efficient`` tuples are a
+    part of those of one process; pml mines local rows against all rows, each its own easiest
+    positive, and drops these pairs afterwards.
+
+    Raises:
+        ValueError: ``miner`` is no BaseMiner; ranks give arguments of other types.
+    """
+
+    def __init__(self, miner: nn.Module, efficient: bool = False) -> None:
+        nn.Module.__init__(self)
+        if not isinstance(miner, BaseMiner):
+            raise refuse("miner", "a BaseMiner", type(miner).__name__)
+        check_flag(efficient=efficient)
+        self.miner = miner
+        self.efficient = efficient
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Mine."""
+        if world_size() == 1:
+            return tuple(self.miner(embeddings, labels, ref_emb, ref_labels))
+        given: dict[str, Any] = {"embeddings": embeddings.detach(), "labels": labels}
+        if ref_emb is not None and not (ref_emb is embeddings and ref_labels is labels):
+            given |= {"ref_emb": ref_emb.detach(), "ref_labels": ref_labels}
+        own, joined = join(given, 1, True)
+        found = from_first_rank(self.miner(**joined), embeddings.device)
+        if not self.efficient:
+            return found
+        kept: list[Tensor] = []
+        for anchors, *others in [found] if len(found) == 3 else [found[:2], found[2:]]:
+            local = anchors - own["start"]
+            mine = (local >= 0) & (local < len(embeddings))
+            kept += [local[mine], *(x[mine] for x in others)]
+        return tuple(kept)
+
+
+def _all_pairs(labels: Tensor, ref_labels: Tensor, start: int) -> tuple[Tensor, ...]:
+    """Of local rows and all rows, of which ``start`` is the first local one."""
+    positive, negative = label_masks(labels, ref_labels, ref_is_batch=False)
+    row = torch.arange(len(labels), device=labels.device)
+    positive[row, start + row] = False
+    return (*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True))
+
+
+def _weigh(reducer: Any, args: tuple[LossDict, Tensor, Tensor | None]) -> tuple[Any, ...]:
+    """Before a reducer: multiply each sub-loss by W times this rank's share of its terms."""
+    sub_losses, embeddings, labels = args
+    counts = [
+        _num_terms(_reducer_of(name, reducer), entry, len(embeddings))
+        for name, entry in sub_losses.items()
+    ]
+    own = torch.tensor(counts, dtype=torch.float64, device=embeddings.device)
+    total = own.clone()
+    distributed.all_reduce(total)
+    if total.isnan().any():  # on every rank, if on one
+        name = list(sub_losses)[int(total.isnan().nonzero()[0])]
+        raise refuse(
+            "efficient",
+            "False for a loss that is no mean over terms of one anchor each",
+            f"True with sub-loss {name!r} under {type(_reducer_of(name, reducer)).__name__}",
+            "Use MeanReducer, AvgNonZeroReducer or BatchSizeReducer, or the joined batch.",
+        )
+    factors = (world_size() * own / total.clamp(min=1)).tolist()
+    weighed = {}
+    for (name, entry), factor in zip(sub_losses.items(), factors, strict=True):
+        nothing = {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
+        weighed[name] = {**entry, "losses": entry["losses"] * factor} if factor > 0 else nothing
+    return weighed, embeddings, labels
+
+
+def _reducer_of(name: str, reducer: Any) -> Any:
+    if not isinstance(reducer, MultipleReducers):
+        return reducer
+    return dict(reducer.reducers.items()).get(name, reducer.default_reducer)
+
+
+def _num_terms(reducer: Any, entry: dict[str, Any], num_rows: int) -> float:
+    """What the reducer divides by; NaN if that is unknown."""
+    losses = entry["losses"]
+    comes_reduced = torch.is_tensor(losses) and entry["reduction_type"] == "already_reduced"
+    if comes_reduced or type(reducer) not in (MeanReducer, AvgNonZeroReducer, BatchSizeReducer):
+        return math.nan
+    if type(reducer) is BatchSizeReducer:
+        return num_rows
+    if not torch.is_tensor(losses):  # pml's 0: nothing to compare
+        return 0
+    return len(losses) if type(reducer) is MeanReducer else int((losses > 0).sum())
