@@ -1,10 +1,8 @@
 """One loss over the batches of several processes, with the gradient that one process would have."""
 
 import inspect
-import math
 from typing import Any
 
-import torch
 from pytorch_metric_learning.losses import (
     BaseMetricLossFunction,
     CrossBatchMemory,
@@ -12,14 +10,12 @@ from pytorch_metric_learning.losses import (
     SelfSupervisedLoss,
 )
 from pytorch_metric_learning.miners import BaseMiner
-from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer, MultipleReducers
 from pytorch_metric_learning.utils import distributed as pml
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from pml_extras._checks import check_flag, refuse
-from pml_extras._pml import LossDict, label_masks
-from pml_extras.reducers import BatchSizeReducer
 from pml_extras.wrappers._joined import from_first_rank, join, world_size
+from pml_extras.wrappers._split import all_pairs, refuse_what_cannot_be_split, weigh
 
 _HOLDS_A_LOSS = (BaseMetricLossFunction, CrossBatchMemory, MultipleLosses, SelfSupervisedLoss)
 
@@ -40,11 +36,11 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
 
     A row has a graph on one rank, the loss's own parameters (proxies, heads) on all. The trunk
     lacks a factor W; the parameters lack nothing. pml multiplies L by W, which mends the first and
-    makes the second W times too large. Here :math:`\partial L / \partial z_r` alone is multiplied by W,
-    on its way from the loss to the trunk, and both averages are the gradients of one process on Z.
-    The value is L itself. The own gradients are those of one process on each rank already: the
-    loss may be inside DDP, ``DDP(DistributedLossWrapper(loss))``, or outside with an optimizer of
-    its own, averaged or not.
+    makes the second W times too large. Here
+    :math:`\partial L / \partial z_r` alone is multiplied by W, on its way from the loss to the
+    trunk, and both averages are the gradients of one process on Z. The value is L itself. The own
+    gradients are those of one process on each rank already: the loss may be inside DDP,
+    ``DDP(DistributedLossWrapper(loss))``, or outside with an optimizer of its own, averaged or not.
 
     ``gather_gradient`` adds :math:`\partial L_s / \partial z_r` over ranks s in the backward pass
     instead, at the price of one ``all_reduce`` of (N, D). That is the same where all ranks compute
@@ -61,15 +57,17 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         \frac{\partial L_s}{\partial z_r} = \frac{dL}{dw}, \qquad
         \frac{1}{W} \sum_r \frac{\partial L_r}{\partial \theta} = \frac{\partial L}{\partial \theta}
 
-    for losses whose every term belongs to one anchor, which is compared with references. Own
-    gradients must be averaged. A term that uses other anchors' comparisons, as those of
-    LiftedStructureLoss do, sees only those of this rank: another loss. docs/distributed.md lists
-    both kinds. Without the gradient, rows do not learn from being other ranks' references.
+    for losses that are a mean of terms of one anchor each, which is compared with references; own
+    gradients must be averaged. The first call tries whether the terms of 8 rows are those of 5 and
+    of 3 of them against all, and refuses a loss of which they are not: LiftedStructureLoss, say,
+    whose terms use the negatives of both ends of a pair. docs/distributed.md lists both kinds.
+    Without the gradient gathered, rows do not learn from being other ranks' references.
 
     Args:
         loss: a BaseMetricLossFunction, CrossBatchMemory, SelfSupervisedLoss or MultipleLosses.
         efficient: local rows against all rows. Takes a BaseMetricLossFunction that honours
-            references and index tuples, under MeanReducer, AvgNonZeroReducer or BatchSizeReducer.
+            references and index tuples, under MeanReducer, AvgNonZeroReducer, DivisorReducer or
+            BatchSizeReducer.
         gather_gradient: None is the value of ``efficient``.
 
     Other arguments are those of the loss, each of this rank: references are joined as rows are.
@@ -87,7 +85,7 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
 
     Raises:
         ValueError: another loss; ranks give arguments of other types, or other index tuples;
-            ``efficient`` with a reducer or sub-loss that cannot be split.
+            ``efficient`` with a loss or reducer that cannot be split.
     """
 
     def __init__(
@@ -104,6 +102,7 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         self.loss = loss
         self.efficient = efficient
         self.gather_gradient = gather_gradient
+        self._can_be_split = False  # not known yet
 
     def forward(
         self,
@@ -124,15 +123,18 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         given: dict[str, Any] = {name: x for name, x in parts.items() if x is not None}
         if indices_tuple is not None:
             given["indices_tuple"] = indices_tuple
-        taken = inspect.signature(self.loss.forward).parameters
-        for name, x in given.items():
-            if name not in taken:
-                why = f"{type(self.loss).__name__} does not take it."
-                raise refuse(name, "None", f"a {type(x).__name__}", why)
+        try:
+            inspect.signature(self.loss.forward).bind(embeddings, **given)
+        except TypeError as error:
+            came = str(error).removeprefix("got ")
+            raise refuse("arguments", f"those of {type(self.loss).__name__}", came) from None
         if world_size() == 1:
             return self.loss(embeddings, **given)
         if labels is not None and ref_emb is embeddings and ref_labels is labels:
             given = {name: x for name, x in given.items() if not name.startswith("ref_")}
+        if self.efficient and not self._can_be_split:
+            refuse_what_cannot_be_split(self.loss, embeddings.shape[1])
+            self._can_be_split = True
         factor = None if self.gather_gradient else (1 if self.efficient else world_size())
         tuples_agree = not self.efficient
         own, joined = join({"embeddings": embeddings, **given}, factor, tuples_agree)
@@ -148,8 +150,8 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         else:
             references, ref_labels = joined["embeddings"], joined.get("labels")
             if listed is None and labels is not None:
-                listed = _all_pairs(labels, joined["labels"], own["start"])
-        hook = self.loss.reducer.register_forward_pre_hook(_weigh)
+                listed = all_pairs(labels, joined["labels"], own["start"])
+        hook = self.loss.reducer.register_forward_pre_hook(weigh)
         try:
             if len(x) == 0:  # some losses divide by the number of rows
                 value = self.loss.reducer(self.loss.zero_losses(), x, labels)
@@ -210,56 +212,3 @@ class DistributedMinerWrapper(pml.DistributedMinerWrapper):
             mine = (local >= 0) & (local < len(embeddings))
             kept += [local[mine], *(x[mine] for x in others)]
         return tuple(kept)
-
-
-def _all_pairs(labels: Tensor, ref_labels: Tensor, start: int) -> tuple[Tensor, ...]:
-    """Of local rows and all rows, of which ``start`` is the first local one."""
-    positive, negative = label_masks(labels, ref_labels, ref_is_batch=False)
-    row = torch.arange(len(labels), device=labels.device)
-    positive[row, start + row] = False
-    return (*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True))
-
-
-def _weigh(reducer: Any, args: tuple[LossDict, Tensor, Tensor | None]) -> tuple[Any, ...]:
-    """Before a reducer: multiply each sub-loss by W times this rank's share of its terms."""
-    sub_losses, embeddings, labels = args
-    counts = [
-        _num_terms(_reducer_of(name, reducer), entry, len(embeddings))
-        for name, entry in sub_losses.items()
-    ]
-    own = torch.tensor(counts, dtype=torch.float64, device=embeddings.device)
-    total = own.clone()
-    distributed.all_reduce(total)
-    if total.isnan().any():  # on every rank, if on one
-        name = list(sub_losses)[int(total.isnan().nonzero()[0])]
-        raise refuse(
-            "efficient",
-            "False for a loss that is no mean over terms of one anchor each",
-            f"True with sub-loss {name!r} under {type(_reducer_of(name, reducer)).__name__}",
-            "Use MeanReducer, AvgNonZeroReducer or BatchSizeReducer, or the joined batch.",
-        )
-    factors = (world_size() * own / total.clamp(min=1)).tolist()
-    weighed = {}
-    for (name, entry), factor in zip(sub_losses.items(), factors, strict=True):
-        nothing = {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
-        weighed[name] = {**entry, "losses": entry["losses"] * factor} if factor > 0 else nothing
-    return weighed, embeddings, labels
-
-
-def _reducer_of(name: str, reducer: Any) -> Any:
-    if not isinstance(reducer, MultipleReducers):
-        return reducer
-    return dict(reducer.reducers.items()).get(name, reducer.default_reducer)
-
-
-def _num_terms(reducer: Any, entry: dict[str, Any], num_rows: int) -> float:
-    """What the reducer divides by; NaN if that is unknown."""
-    losses = entry["losses"]
-    comes_reduced = torch.is_tensor(losses) and entry["reduction_type"] == "already_reduced"
-    if comes_reduced or type(reducer) not in (MeanReducer, AvgNonZeroReducer, BatchSizeReducer):
-        return math.nan
-    if type(reducer) is BatchSizeReducer:
-        return num_rows
-    if not torch.is_tensor(losses):  # pml's 0: nothing to compare
-        return 0
-    return len(losses) if type(reducer) is MeanReducer else int((losses > 0).sum())
