@@ -25,17 +25,13 @@ class _Joined(torch.autograd.Function):
         return _all_rows(rows, sizes)
 
     @staticmethod
+    @first_derivative_only  # the second would miss how the gradient depends on rows of others
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.factor is None:
-            return _sum_over_ranks(ctx, grad)[ctx.own].to(grad.dtype), None, None
+            total = at_least_float32(grad).clone(memory_format=torch.contiguous_format)
+            distributed.all_reduce(total)
+            return total[ctx.own].to(grad.dtype), None, None
         return grad[ctx.own] * ctx.factor, None, None
-
-
-@first_derivative_only
-def _sum_over_ranks(ctx: Any, grad: Tensor) -> Tensor:
-    total = at_least_float32(grad).clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(total)
-    return total
 
 
 def world_size() -> int:
@@ -45,13 +41,18 @@ def world_size() -> int:
 
 
 def _all_rows(rows: Tensor, sizes: list[int]) -> Tensor:
-    """In rank order: as bytes, since backends know few types, and padded to the most rows."""
-    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-    padded[: len(rows)] = rows
+    """In rank order, padded to the most rows on the way.
+
+    As bytes: backends know few types, and autocast may refuse to join half rows.
+    """
+    columns = rows if rows.ndim == 2 else rows[:, None]
+    padded = columns.new_zeros(max(sizes), columns.shape[1])
+    padded[: len(rows)] = columns
     packed = padded.view(torch.uint8)
     parts = [torch.empty_like(packed) for _ in sizes]
     distributed.all_gather(parts, packed)
-    return torch.cat([p.view(rows.dtype)[:n] for p, n in zip(parts, sizes, strict=True)])
+    joined = torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]).view(rows.dtype)
+    return joined if rows.ndim == 2 else joined[:, 0]
 
 
 def join(

@@ -57,7 +57,7 @@ def _num_terms(reducer: Any, entry: dict[str, Any], num_rows: int) -> float:
     """What the reducer divides by."""
     losses, kind = entry["losses"], type(reducer)
     if kind not in _SPLIT:
-        expected = "to be " + ", ".join(k.__name__ for k in _SPLIT) + " with `efficient`"
+        expected = "one of " + ", ".join(k.__name__ for k in _SPLIT) + " with `efficient`"
         raise refuse("reducer", expected, kind.__name__, "Use the joined batch: efficient=False.")
     if kind is BatchSizeReducer:
         return num_rows

@@ -74,8 +74,9 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
     ``indices_tuple`` holds positions in the joined batch and is the same on every rank, as
     DistributedMinerWrapper returns it; with ``efficient``, anchors are local rows and differ.
 
-    Of a loss that is a module of random numbers (dropout), or a trunk whose rows see each other
-    (batch norm, unless converted to SyncBatchNorm), nothing is promised.
+    Once differentiable: ``create_graph=True`` at the embeddings raises a RuntimeError, as ranks do
+    not know how their gradients depend on rows of others. A trunk whose rows see each other needs
+    means of its own for that: convert batch norm to SyncBatchNorm.
 
     Departures from ``pytorch_metric_learning.utils.distributed`` 2.9.0: rows in rank order, where
     local rows come first, so memories agree and sorted batches stay sorted; uneven batches; the
@@ -140,7 +141,7 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         own, joined = join({"embeddings": embeddings, **given}, factor, tuples_agree)
         if self.efficient:
             return self._share(own, joined)
-        return self.loss(**joined)
+        return self.loss(joined.pop("embeddings"), **joined)
 
     def _share(self, own: dict[str, Any], joined: dict[str, Any]) -> Tensor:
         """This rank's part of the loss, times the number of ranks."""

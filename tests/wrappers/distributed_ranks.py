@@ -151,7 +151,7 @@ def work(rank, folder, task, worlds):
 def spawn(task, folder, worlds=(2, 3)):
     """By world, what every rank found."""
     multiprocessing.spawn(work, args=(str(folder), task, worlds), nprocs=max(worlds))
-    saved = [torch.load(f"{folder}/{rank}.pt") for rank in range(max(worlds))]
+    saved = [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(max(worlds))]
     return {world: [found[world] for found in saved[:world]] for world in worlds}
 
 
