@@ -13,7 +13,7 @@ from pytorch_metric_learning.miners import BaseMiner
 from pytorch_metric_learning.utils import distributed as pml
 from torch import Tensor, nn
 
-from pml_extras._checks import check_flag, refuse
+from pml_extras._checks import check_flag, check_rows, refuse
 from pml_extras.wrappers._joined import from_first_rank, join, world_size
 from pml_extras.wrappers._split import all_pairs, refuse_what_cannot_be_split, weigh
 
@@ -36,19 +36,20 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
 
     A row has a graph on one rank, the loss's own parameters (proxies, heads) on all. The trunk
     lacks a factor W; the parameters lack nothing. pml multiplies L by W, which mends the first and
-    makes the second W times too large. Here
-    :math:`\partial L / \partial z_r` alone is multiplied by W, on its way from the loss to the
-    trunk, and both averages are the gradients of one process on Z. The value is L itself. The own
-    gradients are those of one process on each rank already: the loss may be inside DDP,
-    ``DDP(DistributedLossWrapper(loss))``, or outside with an optimizer of its own, averaged or not.
+    makes the second W times too large. Here :math:`\partial L / \partial z_r` alone is multiplied
+    by W, on its way from the loss to the trunk, and both averages are the gradients of one process
+    on Z. The value is L itself. The own gradients are those of one process on each rank already:
+    the loss may be inside DDP, ``DDP(DistributedLossWrapper(loss))``, or, begun equal on all ranks,
+    outside with an optimizer of its own, averaged or not.
 
     ``gather_gradient`` adds :math:`\partial L_s / \partial z_r` over ranks s in the backward pass
     instead, at the price of one ``all_reduce`` of (N, D). That is the same where all ranks compute
     the same L; where a loss draws random numbers, it is the gradient of the mean of their values.
     Every rank must then call ``backward``.
 
-    ``efficient`` compares the own rows with all: (:math:`n_r`, N) scores instead of (N, N). Rank r
-    gets :math:`L_r = (W c_r / C) \cdot \mathrm{reduced}(z_r \text{ against } Z)`, where
+    ``efficient`` compares the own rows with all: (:math:`n_r`, N) scores instead of (N, N), and a
+    list of their pairs, 16 bytes each, which leaves out self comparisons. Rank r gets
+    :math:`L_r = (W c_r / C) \cdot \mathrm{reduced}(z_r \text{ against } Z)`, where
     :math:`c_r` counts the terms that the reducer averages over and :math:`C = \sum_r c_r`, so that
     L is the mean of the :math:`L_r`. With the gradient gathered, which is the default then,
 
@@ -75,8 +76,8 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
     DistributedMinerWrapper returns it; with ``efficient``, anchors are local rows and differ.
 
     Once differentiable: ``create_graph=True`` at the embeddings raises a RuntimeError, as ranks do
-    not know how their gradients depend on rows of others. A trunk whose rows see each other needs
-    means of its own for that: convert batch norm to SyncBatchNorm.
+    not know how their gradients depend on rows of others. A trunk whose rows see each other sees
+    those of its rank alone: convert batch norm to SyncBatchNorm.
 
     Departures from ``pytorch_metric_learning.utils.distributed`` 2.9.0: rows in rank order, where
     local rows come first, so memories agree and sorted batches stay sorted; uneven batches; the
@@ -134,6 +135,7 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         if labels is not None and ref_emb is embeddings and ref_labels is labels:
             given = {name: x for name, x in given.items() if not name.startswith("ref_")}
         if self.efficient and not self._can_be_split:
+            check_rows(embeddings=embeddings)
             refuse_what_cannot_be_split(self.loss, embeddings.shape[1])
             self._can_be_split = True
         factor = None if self.gather_gradient else (1 if self.efficient else world_size())

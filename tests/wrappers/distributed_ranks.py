@@ -141,7 +141,7 @@ def work(rank, folder, task, worlds):
                 init_method=f"file://{folder}/meeting of {world}",
                 rank=rank,
                 world_size=world,
-                timeout=datetime.timedelta(seconds=60),
+                timeout=datetime.timedelta(seconds=300),
             )
             found[world] = task(rank, world)
             distributed.destroy_process_group()

@@ -1,6 +1,9 @@
 """Two and three gloo processes against one process with the joined batch."""
 
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from pml_extras.wrappers import DistributedLossWrapper, DistributedMinerWrapper
 from tests.wrappers.distributed_ranks import CASES, alone, by_case, factories, spawn, worst
 from tests.wrappers.distributed_scenes import COLUMNS, SIZES, rows, scenes
 
-PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "distributed.md"
 EFFICIENT = (
     "BinomialDevianceLoss",
     "BinomialDevianceLoss by pairs",
@@ -311,3 +315,20 @@ def test_the_page_lists_every_loss_with_differences_of_rounding():
         numbers = [float(v) for v in re.findall(r"\de[-+]\d\d", cells)]
         assert len(numbers) >= 2
         assert max(numbers) <= 1e-10
+
+
+def test_the_example_learns_in_two_processes_what_it_learns_in_one():
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = []
+    for start in (torchrun, []):
+        run = subprocess.run(
+            [sys.executable, *start, str(ROOT / "examples" / "distributed.py")],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert run.returncode == 0, run.stderr
+        printed.append([float(v) for v in re.findall(r"loss ([\d.]+)", run.stdout)])
+    assert len(printed[1]) == 3
+    assert printed[0] == pytest.approx(printed[1], abs=2e-3)
