@@ -7,7 +7,7 @@ from benchmarks.reporting.tables import MISSING, markdown
 
 TIMED = {
     "spread": "proxies spread, as they are drawn",
-    "crowded": "close pairs of two classes in {share_of_tiles:.0%} of the tiles",
+    "crowded": "close pairs in {share_of_tiles:.0%} of the tiles",
 }
 
 

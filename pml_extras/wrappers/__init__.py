@@ -1,4 +1,4 @@
-"""What a loss can be put into: a memory of past batches, two views of a batch, several processes."""
+"""Around a loss: a memory of past batches, two views of one batch, several processes."""
 
 from pml_extras.wrappers.cross_batch_memory import CrossBatchMemory
 from pml_extras.wrappers.distributed import DistributedLossWrapper, DistributedMinerWrapper

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from pml_extras._checks import check_rows, check_vector, refuse
-from pml_extras._pml import check_indices_tuple
+from pml_extras._checks import check_indices_tuple, check_rows, check_vector, refuse
 from pml_extras.functional.first_derivative import first_derivative_only
 from pml_extras.functional.precision import at_least_float32
 

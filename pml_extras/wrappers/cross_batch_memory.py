@@ -8,8 +8,8 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor, nn
 
-from pml_extras._checks import check_count, check_rows, check_vector, refuse
-from pml_extras._pml import check_columns, check_indices_tuple
+from pml_extras._checks import check_count, check_indices_tuple, check_rows, check_vector, refuse
+from pml_extras._pml import check_columns
 from pml_extras.functional.precision import at_least_float32, call_in_widest, no_autocast
 from pml_extras.wrappers._asking import require
 from pml_extras.wrappers._questions import of_memory

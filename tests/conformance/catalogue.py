@@ -298,5 +298,7 @@ NOT_LOSSES: tuple[str, ...] = (
     "training.GradCache",
     "training.cached_embeddings",
     "wrappers.CrossBatchMemory",
+    "wrappers.DistributedLossWrapper",
+    "wrappers.DistributedMinerWrapper",
     "wrappers.SelfSupervisedLoss",
 )
