@@ -45,7 +45,7 @@ def page(cpu: Sequence[Record], cuda: Sequence[Record], field: Sequence[Record] 
     for part in found:
         sections += _section(part)
     sections += field_page.section(field)
-    if not any(part.title.startswith("CUDA") for part in found):
+    if not cuda:
         sections.append("## CUDA\n\nNot measured: no figure of a GPU exists.")
     return "\n\n".join(sections) + "\n"
 
@@ -68,7 +68,8 @@ writes this page; every number is made from [the records](../benchmarks/results/
   IntraBatchConnectionsLoss is without dropout, ZeroShotPredictionLoss has {DIM} attributes a row,
   DelayedMemoryLoss and CrossBatchMemory a full memory of {MEMORY_SIZE:,} rows, {PER_CLASS} a class,
   the latter without the term of the batch.
-- **Time.** Median of passes that take turns in one process, after warm-up.
+- **Time.** Median of passes that take turns in one process, after warm-up (a pass of half a second
+  or more counts without).
 - **Memory.** Peak of one pass in a fresh process above what it held after a warm-up at
   {WARM_UP_ROWS} rows: resident size on a CPU, what torch allocated on CUDA.
 - **Floor.** `X @ X.T`, then `S @ X`, without a loss: the two products of any loss of all pairs.
@@ -117,6 +118,7 @@ def largest_batches(measured: Costs) -> str:
         known = {rows: peak for rows, peak in sorted(peaks.items()) if peak}
         if known:
             rows, power = max(known), growth(known)
+            most = MEMORY_SIZE if key[0] == "DelayedMemoryLoss" else None  # it takes no more
             lines.append(
                 {
                     "loss": title + costs.mark(measured, *key),
@@ -124,6 +126,8 @@ def largest_batches(measured: Costs) -> str:
                     "MiB grow as": MISSING if power is None else f"rows^{power:.2f}",
                     "rows in 8 GB, extrapolated": MISSING
                     if power is None
+                    else f"{most:,}, its memory"
+                    if most is not None
                     else " to ".join(f"{n:,}" for n in largest_batch(rows, known[rows], power)),
                 }
             )

@@ -20,6 +20,9 @@ _PAIRS_A_POINT = 2
 _SAMPLE = 1024
 """Points whose distances say how far the list may reach."""
 
+_LONGEST_PAUSE = 64
+"""Searches without a list at most, where lists have not held until the next call."""
+
 _PAUSE = 10
 """Searches without a try at a list after one that would have been too long."""
 
@@ -37,6 +40,8 @@ class NeighbourList:
     sample of 1024 points tells, and shrunk during the search where it tells wrong. Spread
     points so get a wide skin, crowded ones a thin one; a crowd with more than two pairs a point
     inside ``radius`` itself is searched plainly, and ten times more before the next try.
+    Where a list did not hold for a single call, as of points that jump, the next one is tried after
+    a pause that doubles each time.
 
     Every call must give the same labels. The points of a build are held, not copied: leave them as
     they are. Copies of a list, pickled ones too, start empty.
@@ -47,6 +52,8 @@ class NeighbourList:
         self._pairs: PairIndices | None = None
         self._reach = 0.0
         self._pause = 0
+        self._served = 0  # calls that the last list was for, but for the one that built it
+        self._unserved = 0  # lists in a row that served none
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NeighbourList, ()
@@ -60,7 +67,12 @@ class NeighbourList:
         radius: float,
     ) -> Iterator[PairIndices]:
         """As ``close_pairs``; sources other than the points are searched plainly."""
-        if y is None and not self._holds(x, radius):
+        if y is None and self._holds(x, radius):
+            self._served += 1
+        elif y is None:
+            if self._points is not None:
+                self._unserved = 0 if self._served > 0 else self._unserved + 1
+                self._pause = min(2 ** max(0, self._unserved - 1) - 1, _LONGEST_PAUSE)
             self._build(x, labels, radius)
         if y is not None or self._pairs is None:
             yield from close_pairs(x, labels, y, y_labels, radius)
@@ -106,6 +118,7 @@ class NeighbourList:
             kept[:, num : num + found.shape[1]] = found
             num += found.shape[1]
         self._points, self._pairs = x, (kept[0, :num], kept[1, :num])
+        self._served = 0
 
 
 def _with_margin(length: float, x: Tensor) -> float:

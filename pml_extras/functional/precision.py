@@ -47,15 +47,16 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
         return module(*inputs)
     given = {k: v.to(dtype) for k, v in others.items()}
     copies = dict(given)  # functional_call puts tensors here that the module puts in their place
-    versions = {k: v._version for k, v in given.items()}
+    versions = {k: None if v.is_inference() else v._version for k, v in given.items()}
     result = functional_call(module, copies, inputs)
     with torch.no_grad():
         for prefix, owner in module.named_modules():
             for name, buffer in owner.named_buffers(prefix, recurse=False):
                 new = copies.get(name)
-                if new is not None and (
-                    owner.training or new is not given[name] or new._version != versions[name]
-                ):
+                if new is None:
+                    continue
+                replaced = new is not given[name] or new.is_inference()  # which has no version
+                if owner.training or replaced or new._version != versions[name]:
                     _write(buffer, new)
     return result
 

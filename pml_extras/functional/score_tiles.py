@@ -11,7 +11,8 @@ from pml_extras.functional.pairwise import NEAR, robust_centre
 _KEPT_ELEMENTS = 2**18
 """Elements of a matrix whose tiles the backward pass does not compute again."""
 
-_LARGEST_EXPONENT = {torch.float32: 80.0, torch.float64: 700.0}
+_LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 350.0}
+"""Half of what the types hold: sums have many terms, and gradients are divided by them."""
 
 
 class Side(NamedTuple):

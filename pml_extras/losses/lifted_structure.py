@@ -92,7 +92,7 @@ class _TwoMargins(FullPrecisionLoss):
     def _in_tiles(self, elements: int) -> bool:
         if not (is_euclidean(self.distance) or is_product(self.distance)):
             return False
-        return self.tile is not None or elements >= _MANY_ELEMENTS
+        return elements > 0 and (self.tile is not None or elements >= _MANY_ELEMENTS)
 
     def _of_tiles(self, compared: Comparison, labels: Tensor, ref_labels: Tensor) -> _Pairs:
         query, ref = compared.query, None if compared.ref is compared.query else compared.ref

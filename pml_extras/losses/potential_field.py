@@ -172,6 +172,10 @@ class PotentialFieldLoss(WeightRegularizerMixin, FullPrecisionLoss):
             return []
         return [{"params": [self.proxies], "lr": 100.0 * lr, "weight_decay": 0.0}]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._neighbours = NeighbourList()  # its points would stay on the device of before
+        return super()._apply(fn, recurse)
+
     def compute_loss(
         self,
         embeddings: Tensor,

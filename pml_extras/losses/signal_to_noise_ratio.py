@@ -86,9 +86,10 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         if compared.by_rows and not dense and self._needs_no_list():
             labels, ref_labels = required_labels(labels, ref_labels)
             means = self._means_above_zero(compared, labels.clone(), ref_labels.clone())
-            nothing = (0 * embeddings).sum()  # what the reducer has where no hinge is above 0
+            # What is left where no hinge is above 0: attached, and NaN where a row is.
+            nothing = 0 * (embeddings.sum() + ref_emb.sum())
             return already_reduced_parts(
-                {name: torch.where(mean > 0, mean, nothing) for name, mean in means.items()}
+                {name: torch.where(mean > 0, mean, 0.0) + nothing for name, mean in means.items()}
             )
         pairs = pairs_of(indices_tuple, labels, ref_labels, embeddings.device, ref_is_batch=same)
         ratio = compared.matrix(compared.query, compared.ref)  # (B, R)

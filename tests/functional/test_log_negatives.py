@@ -289,3 +289,19 @@ def test_classes_of_any_kind_are_compared_by_value():
     odd = (labels - 5) * 2**40
     assert torch.equal(log_negatives(x, odd, distances=True, tile=16)[0], expected)
     assert torch.equal(log_negatives(x, labels / 2, distances=True, tile=16)[0], expected)
+
+
+def test_a_large_gradient_of_far_rows_stays_in_range():
+    """A sum of e^-79 is a number of float32; 1e4 over it is none."""
+    x = torch.tensor([[39.9], [-39.9]], requires_grad=True)
+    of_x, _ = log_negatives(x, torch.arange(2), distances=True)
+    (grad,) = torch.autograd.grad(1e4 * of_x.sum(), x)
+    torch.testing.assert_close(grad, torch.tensor([[-2e4], [2e4]]))
+
+
+def test_many_large_products_stay_in_range():
+    x = torch.full((3000, 1), 8.93, requires_grad=True)
+    of_x, _ = log_negatives(x, torch.arange(3000), distances=False)
+    expected = 8.93**2 + torch.tensor(2999.0).log()
+    torch.testing.assert_close(of_x, expected.expand(3000), rtol=1e-6, atol=0)
+    assert torch.isfinite(torch.autograd.grad(of_x.mean(), x)[0]).all()

@@ -217,3 +217,11 @@ def test_nothing_to_list_is_no_pair():
     for num in (0, 1, 2):
         assert near(listed, spread(num), torch.zeros(num)) == set()
         assert near(listed, spread(num), torch.zeros(num)) == set()
+
+
+def test_points_that_jump_at_each_call_are_searched_plainly_most_of_the_time(builds):
+    listed, labels = NeighbourList(), torch.arange(40)
+    for call in range(100):
+        x = torch.randn(40, 3, dtype=torch.float64) * 2
+        assert near(listed, x, labels) == near(search.close_pairs, x, labels), call
+    assert len(builds) <= 100 // 4

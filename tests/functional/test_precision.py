@@ -38,3 +38,12 @@ def test_buffers_are_written_and_what_is_not_written_keeps_its_digits(
     added = 0 if way == "not at all" else 1
     torch.testing.assert_close(buffer[0], before[0] + added, rtol=1e-2, atol=0)
     assert buffer[1] == before[1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_keeps_a_narrower_module_from_inference_mode(training):
+    module = torch.nn.BatchNorm1d(3).half().train(training)
+    rows = torch.randn(5, 3)
+    expected = call_in(torch.float32, module, rows)
+    with torch.inference_mode():
+        torch.testing.assert_close(call_in(torch.float32, module, rows), expected)

@@ -152,3 +152,11 @@ def test_half_rows_are_compared_in_float32(loss_class, dtype):
     expected = loss(full, y)
     assert torch.equal(value, expected)
     assert torch.equal(grad, torch.autograd.grad(expected, full)[0].to(dtype))
+
+
+@BOTH
+def test_empty_references_are_an_attached_zero(loss_class):
+    x, y = a_batch(6)
+    loss = loss_class(tile=2)(x, y, ref_emb=x.detach()[:0], ref_labels=y[:0])
+    assert loss == 0
+    assert (torch.autograd.grad(loss, x)[0] == 0).all()

@@ -252,3 +252,10 @@ def test_statistics_are_left_out_under_a_compiler():
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     assert compiled(x, labels).item() == pytest.approx(value)
     assert loss.excess_sample_proxy == distance.final_avg_query_norm == 0  # not those of before
+
+
+def test_a_list_does_not_outlive_a_move():
+    loss = PotentialFieldLoss(CLASSES, SIZE, 2)
+    before = loss._neighbours
+    loss.double()
+    assert loss._neighbours is not before

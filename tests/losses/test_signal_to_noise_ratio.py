@@ -253,3 +253,12 @@ def test_a_large_batch_never_holds_its_matrix_nor_a_list_of_pairs(with_ref):
 def test_another_distance_is_refused():
     with pytest.raises(ValueError, match=r"^distance: expected SNRDistance; got LpDistance"):
         SignalToNoiseRatioContrastiveLoss(distance=distances.LpDistance())
+
+
+@pytest.mark.parametrize("side", ["row", "reference"])
+def test_a_reference_of_nan_is_not_lost(side):
+    x, ref = torch.randn(8, 6, requires_grad=True), torch.randn(10, 6)
+    with torch.no_grad():
+        (x if side == "row" else ref)[1, 2] = torch.nan
+    y, ref_y = torch.arange(8) % 3, torch.arange(10) % 3
+    assert SignalToNoiseRatioContrastiveLoss()(x, y, ref_emb=ref, ref_labels=ref_y).isnan()
