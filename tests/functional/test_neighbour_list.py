@@ -223,5 +223,5 @@ def test_points_that_jump_at_each_call_are_searched_plainly_most_of_the_time(bui
     listed, labels = NeighbourList(), torch.arange(40)
     for call in range(100):
         x = torch.randn(40, 3, dtype=torch.float64) * 2
-        assert near(listed, x, labels) == near(search.close_pairs, x, labels), call
+        assert near(listed, x, labels) >= in_loops(x, labels), call
     assert len(builds) <= 100 // 4
