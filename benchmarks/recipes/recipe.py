@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.recipes.budget import Budget, Groups
 from benchmarks.recipes.schedule import TEST_SELECTED, ReloadAndDrop
 
+COST_ONLY = ("tile", "neighbour_lists")  # arguments that change time and memory, and no result
 FROM_BUDGET = ("num_classes", "embedding_size")
 PROXY_MULTIPLE = 100  # of the trunk's learning rate: the published rate of Proxy Anchor
 
@@ -140,7 +141,7 @@ def _described(
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(made).parameters.items()
-        if parameter.default is not parameter.empty and name not in FROM_BUDGET
+        if parameter.default is not parameter.empty and name not in (*FROM_BUDGET, *COST_ONLY)
     }
     arguments = {name: _plain(value) for name, value in {**defaults, **changed}.items()}
     return {"class": f"{package}.{made.__qualname__}", **arguments}

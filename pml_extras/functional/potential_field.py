@@ -87,6 +87,7 @@ def potential_field_energy(
     Departures that do: the core (none is documented), the limit at ``alpha = 0`` (the literal
     formula has no force there), a zero force between coincident points of two classes.
 
+    >>> import torch
     >>> points = torch.tensor([[0, 0], [0.5, 0], [0.1, 0], [1, 1]], dtype=torch.float64)
     >>> labels = torch.tensor([0, 0, 1, 1])
     >>> energy = potential_field_energy(points, labels, alpha=3.0, delta=0.2).energy

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses, miners
 
 from pml_extras.losses import BinomialDevianceLoss, NTXentLoss, PotentialFieldLoss
-from pml_extras.testing import check_loss
+from pml_extras.testing import check_loss, promises
 from pml_extras.wrappers import CrossBatchMemory
 from tests.wrappers.test_cross_batch_memory import assert_same, batch_of, memory_of
 
@@ -261,6 +261,12 @@ def test_it_keeps_the_promises_that_losses_keep(loss):
         return WithoutReferences(**arguments)
 
     out_of_range = {"loss": losses.ArcFaceLoss, "embedding_size": 0, "memory_size": 0}
+    # A zero row in float16 makes pml's own losses NaN.
+    of_pml = loss in (losses.MultiSimilarityLoss, losses.SupConLoss)
     check_loss(
-        make, embedding_size=SIZE, stateful=True, out_of_range=out_of_range
+        make,
+        embedding_size=SIZE,
+        stateful=True,
+        out_of_range=out_of_range,
+        promises=promises(without="half_degenerate" if of_pml else ()),
     ).raise_if_broken()
