@@ -47,7 +47,7 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
         return module(*inputs)
     given = {k: v.to(dtype) for k, v in others.items()}
     copies = dict(given)  # functional_call puts tensors here that the module puts in their place
-    versions = {k: None if v.is_inference() else v._version for k, v in given.items()}
+    versions = {k: _version(v) for k, v in given.items()}
     result = functional_call(module, copies, inputs)
     with torch.no_grad():
         for prefix, owner in module.named_modules():
@@ -55,10 +55,16 @@ def call_in(dtype: torch.dtype, module: nn.Module, *inputs: Any) -> Any:
                 new = copies.get(name)
                 if new is None:
                     continue
-                replaced = new is not given[name] or new.is_inference()  # which has no version
+                replaced = new is not given[name] or versions[name] is None
                 if owner.training or replaced or new._version != versions[name]:
                     _write(buffer, new)
     return result
+
+
+def _version(x: Tensor) -> int | None:
+    """How often it was changed; None in inference mode, which does not count and which no graph
+    may ask for."""
+    return x._version if torch.compiler.is_compiling() or not x.is_inference() else None
 
 
 def _write(buffer: Tensor, new: Tensor) -> None:
