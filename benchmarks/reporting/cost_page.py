@@ -41,10 +41,9 @@ def parts(cpu: Sequence[Record], cuda: Sequence[Record]) -> list[Part]:
 def page(cpu: Sequence[Record], cuda: Sequence[Record], field: Sequence[Record] = ()) -> str:
     """The whole text."""
     found = parts(cpu, cuda)
-    sections = [_introduction(marked=any(_old(part.costs) for part in found))]
-    for part in found:
-        sections += _section(part)
-    sections += field_page.section(field)
+    sections = [paragraph for part in found for paragraph in _section(part)]
+    old = any(costs.OF_100_CLASSES in paragraph for paragraph in sections)
+    sections = [_introduction(marked=old), *sections, *field_page.section(field)]
     if not cuda:
         sections.append("## CUDA\n\nNot measured: no figure of a GPU exists.")
     return "\n\n".join(sections) + "\n"
@@ -152,10 +151,6 @@ def largest_batch(rows: int, peak: float, power: float) -> list[int]:
         unit: int = 10 ** max(0, len(str(most)) - 2)
         found.add(max(rows if peak <= BUDGET_MIB else 0, most // unit * unit))
     return sorted(found)
-
-
-def _old(measured: Costs) -> bool:
-    return any(costs.is_of_100_classes(record) for record in measured.values())
 
 
 def _machines(measured: Costs) -> str:
