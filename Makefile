@@ -16,11 +16,11 @@ reproduce: .venv/installed
 	$(BIN)/python -m benchmarks report --dataset digits --results reproduced --output reproduced
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n auto -m slow
-	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n auto tests/functional tests/losses
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n auto --dist worksteal tests/functional tests/losses
 
 check: .venv/installed
 	$(BIN)/ruff format --check

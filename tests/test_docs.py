@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import pml_extras.evaluation
 import pml_extras.inference
 import pml_extras.losses
 import pml_extras.miners
@@ -44,6 +45,7 @@ def test_readme_table_names_everything_public():
 
 def test_readme_names_what_is_no_loss():
     for module in (
+        pml_extras.evaluation,
         pml_extras.inference,
         pml_extras.miners,
         pml_extras.nn,

@@ -64,7 +64,8 @@ def _average_precision(found: _Found) -> Tensor:
 
 def _reciprocal_rank(found: _Found) -> Tensor:
     same = found.same[:, : found.k]
-    return (same / _ranks(same)).amax(dim=1)
+    before = (same.cumsum(dim=1) == 0).sum(dim=1)
+    return same.any(dim=1) / (1.0 + before.double())
 
 
 def _nearest_r(found: _Found) -> tuple[Tensor, Tensor]:

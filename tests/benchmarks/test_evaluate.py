@@ -1,51 +1,17 @@
-"""Recall@K against a plain loop; MAP@R is pml's."""
+"""Metrics of a trunk on a split, and its nearest neighbours."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-from torch import Tensor
 
 from benchmarks.datasets import Data
 from benchmarks.datasets.split import Split
-from benchmarks.evaluate import METRICS, RECALLS, RetrievalCalculator, evaluate
+from benchmarks.evaluate import METRICS, evaluate
 from benchmarks.neighbours import NEIGHBOURS, QUERIES, nearest, tiles
 
 CPU = torch.device("cpu")
-
-
-def recall(embeddings: Tensor, labels: Tensor, k: int) -> float:
-    """Over queries whose class has another member."""
-    hits = []
-    for i, query in enumerate(embeddings):
-        others = [j for j in range(len(labels)) if j != i]
-        if not any(labels[j] == labels[i] for j in others):
-            continue
-        others.sort(key=lambda j: float((embeddings[j] - query).pow(2).sum()))
-        hits.append(any(labels[j] == labels[i] for j in others[:k]))
-    return sum(hits) / len(hits)
-
-
-@pytest.fixture
-def gallery() -> tuple[Tensor, Tensor]:
-    labels = torch.tensor([0] * 9 + [1] * 5 + [2] * 2 + [3] + [4] * 12)
-    return torch.randn(len(labels), 3), labels
-
-
-@pytest.mark.parametrize("k", [1, 2, 4, 8])
-def test_recall_is_that_of_a_plain_loop(gallery: tuple[Tensor, Tensor], k: int) -> None:
-    name = f"recall_at_{k}"
-    calculator = RetrievalCalculator(include=(name,), k=12, device=CPU)
-    found = calculator.get_accuracy(*gallery, include=(name,))
-    assert found == {name: pytest.approx(recall(*gallery, k), abs=1e-12)}
-
-
-def test_recall_grows_with_k_on_this_gallery(gallery: tuple[Tensor, Tensor]) -> None:
-    found = RetrievalCalculator(include=RECALLS, k=12, device=CPU).get_accuracy(*gallery)
-    values = [found[name] for name in RECALLS]
-    assert values == sorted(values)
-    assert values[0] < values[-1]
 
 
 def test_metrics_of_pml_are_those_of_pml(digits: Data) -> None:
