@@ -72,6 +72,12 @@ def read_field(folder: Path) -> list[Record]:
     return [record for _, record in _lines(path_of_costs(folder, "field"), lambda r: r["field"])]
 
 
+def read_evaluation(folder: Path) -> list[Record]:
+    """Measurements of evaluation on large sets, oldest first; errors likewise."""
+    path = path_of_costs(folder, "evaluation")
+    return [record for _, record in _lines(path, lambda r: r["evaluation"])]
+
+
 def read_costs(folder: Path, kind: str = CPU) -> list[Record]:
     """Measurements of cost, oldest first.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from benchmarks.cost import LIMIT_MIB, LIMIT_SECONDS
 from benchmarks.cost_losses import DIM, MEMORY_SIZE, PER_CLASS, WARM_UP_ROWS
 from benchmarks.records import FLOAT32, Record
-from benchmarks.reporting import costs, field_page
+from benchmarks.reporting import costs, evaluation_page, field_page
 from benchmarks.reporting.costs import Costs
 from benchmarks.reporting.tables import MISSING, markdown
 
@@ -38,12 +38,18 @@ def parts(cpu: Sequence[Record], cuda: Sequence[Record]) -> list[Part]:
     return found
 
 
-def page(cpu: Sequence[Record], cuda: Sequence[Record], field: Sequence[Record] = ()) -> str:
+def page(
+    cpu: Sequence[Record],
+    cuda: Sequence[Record],
+    field: Sequence[Record] = (),
+    evaluation: Sequence[Record] = (),
+) -> str:
     """The whole text."""
     found = parts(cpu, cuda)
     sections = [paragraph for part in found for paragraph in _section(part)]
     old = any(costs.OF_100_CLASSES in paragraph for paragraph in sections)
     sections = [_introduction(marked=old), *sections, *field_page.section(field)]
+    sections += evaluation_page.section(evaluation)
     if not cuda:
         sections.append("## CUDA\n\nNot measured: no figure of a GPU exists.")
     return "\n\n".join(sections) + "\n"

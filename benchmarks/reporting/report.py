@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.records import Record, path_of, read, read_costs, read_field
+from benchmarks.records import Record, path_of, read, read_costs, read_evaluation, read_field
 from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables
 from benchmarks.reporting.selection import Selection, select
 
@@ -62,7 +62,7 @@ def overview_of(folder: Path) -> dict[str, str]:
 
 def whole_pages(folder: Path) -> dict[Path, str]:
     """Text of the pages that are written as a whole."""
-    text = cost_page.page(*_costs_by_device(folder), read_field(folder))
+    text = cost_page.page(*_costs_by_device(folder), read_field(folder), read_evaluation(folder))
     pages = {DOCS / "cost.md": text}
     if smooth_ap.can_be_made():
         pages[DOCS / "smooth_ap.md"] = smooth_ap.page()
