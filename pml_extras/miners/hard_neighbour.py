@@ -53,8 +53,8 @@ class HardNeighbourMiner(BaseMiner):
         super().__init__(**kwargs)
         check_count(1, num_pairs=num_pairs, num_neighbours=num_neighbours)
         check_count(0, seed=seed)
-        self.num_pairs, self.num_neighbours = num_pairs, num_neighbours
-        self.seed, self.num_calls = seed, 0
+        self.num_pairs, self.num_neighbours = int(num_pairs), int(num_neighbours)
+        self.seed, self.num_calls = int(seed), 0
         self.add_to_recordable_attributes(list_of_names=["num_pairs", "num_neighbours"])
 
     def mine(
@@ -102,4 +102,4 @@ class HardNeighbourMiner(BaseMiner):
         if not isinstance(state, dict) or set(state) != {"seed", "num_calls"}:
             raise refuse("state", "the keys seed and num_calls", repr(state))
         check_count(0, **state)
-        self.seed, self.num_calls = state["seed"], state["num_calls"]
+        self.seed, self.num_calls = int(state["seed"]), int(state["num_calls"])

@@ -7,7 +7,14 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from pml_extras._checks import check_count, refuse
-from pml_extras.samplers._epochs import Epochs, Integers, Labels, classes_of, shuffled_groups
+from pml_extras.samplers._epochs import (
+    Epochs,
+    Integers,
+    Labels,
+    checksum,
+    classes_of,
+    shuffled_groups,
+)
 
 
 class EpochMPerClassSampler(Epochs[int], Sampler[int]):
@@ -78,7 +85,7 @@ class EpochMPerClassSampler(Epochs[int], Sampler[int]):
         return self._begin(self.seed, epoch)[1]
 
     def _setting(self) -> tuple[Any, ...]:
-        return self._sizes.tolist(), self.batch_size, self._choices
+        return checksum(self._class_of), self.batch_size, self._choices
 
     def _begin(self, seed: int, epoch: int) -> tuple[np.random.Generator, int]:
         rng = np.random.default_rng((seed, int(epoch)))  # its first number chooses m

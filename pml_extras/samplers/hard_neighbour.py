@@ -1,6 +1,7 @@
 """Batches of random positive pairs and hard negatives of both images of each."""
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class HardNeighbourBatchSampler(EpochBatches):
     classes. Time: O(N^2 D); for 59,416 images, D = 64, 27 s of one CPU core.
 
     Raises:
+        ImportError: there is no faiss.
         ValueError: labels that are empty or no integers; fewer than P classes of two images; too
             few images of other classes for a batch or for the pool; ``num_neighbours`` above
             ``pool``; ``rank`` not below ``num_replicas``; at a refresh, ``features`` returns
@@ -93,6 +95,8 @@ class HardNeighbourBatchSampler(EpochBatches):
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
+        if find_spec("faiss") is None:  # or training would stop at the first refresh
+            raise ImportError("HardNeighbourBatchSampler needs faiss: pip install faiss-cpu")
         check_count(
             1,
             num_pairs=num_pairs,
@@ -168,11 +172,11 @@ class HardNeighbourBatchSampler(EpochBatches):
         with torch.no_grad():
             rows = self.features()
         check_rows(features=rows)
+        rows = rows.detach().float()
         if len(rows) != len(self._class_of) or not rows.isfinite().all():
             expected = f"{len(self._class_of)} finite rows, one an image in order"
             came = f"{len(rows)} rows, {int((~rows.isfinite()).any(dim=1).sum())} not finite"
             raise refuse("features", expected, came)
-        rows = rows.detach().float()
         search, k = FaissKNN(reset_before=False, reset_after=False), self.pool + self._largest
         search.train(rows)
         class_of = torch.as_tensor(self._class_of, device=rows.device)

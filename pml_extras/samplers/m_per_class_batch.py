@@ -42,13 +42,20 @@ class MPerClassBatchSampler(EpochBatches):
     :math:`\lfloor K / R \rfloor` with ``drop_last``, in every epoch. Each ``iter`` is a new epoch,
     also where the last one was abandoned; but the first one after :meth:`load_state_dict` goes on
     in the middle, also where :meth:`set_epoch` names the same epoch in between. One state is good
-    for all ranks. It counts batches handed out, and workers of a DataLoader fetch ahead of what was
-    trained on: save it with ``num_workers=0``.
+    for all ranks.
+
+    The state counts batches handed out. Without workers, and between two epochs, these are the
+    batches trained on; workers of a DataLoader fetch ahead. With them, save the state of
+    torchdata's ``StatefulDataLoader``, which knows what is on the way, or count the batches trained
+    on, if no epoch was abandoned::
+
+        state = sampler.state_dict()
+        state["epoch"], state["position"] = divmod(num_trained_on, len(sampler))
 
     Give it to a DataLoader as ``batch_sampler``, and to a trainer of pml as ``sampler``, which asks
     whether that is a ``BatchSampler`` of torch, and then does not use its own ``batch_size``. The
     trainer sets no epoch, and need not; it reads ``len`` once, unless ``iterations_per_epoch`` is
-    given; it has 2 workers, so that an exact resume needs ``dataloader_num_workers=0``.
+    given; it has 2 workers, unless ``dataloader_num_workers=0`` is given.
 
     Raises:
         ValueError: labels that are empty or no integers; m that does not divide ``batch_size``;

@@ -1,7 +1,9 @@
 import copy
+import json
 from collections import Counter
 from math import sqrt
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -91,6 +93,15 @@ def test_rows_that_fill_up_are_a_uniform_choice():
     for _ in range(1000):  # no class has two rows
         counts.update(miner(rows, torch.arange(7)).tolist())
     assert chi_square([counts[row] for row in range(7)], 4000 / 7) < 22.5
+
+
+def test_a_state_is_plain_also_where_arguments_are_of_numpy():
+    one = np.int64(1)
+    state = HardNeighbourMiner(one, one, seed=one).state_dict()["_extra_state"]
+    other = HardNeighbourMiner(1, 1)
+    other.set_extra_state({"seed": one, "num_calls": one})
+    assert json.loads(json.dumps(state)) == {"seed": 1, "num_calls": 0}
+    assert json.loads(json.dumps(other.get_extra_state())) == {"seed": 1, "num_calls": 1}
 
 
 def test_each_call_draws_anew_and_a_saved_state_goes_on():

@@ -5,11 +5,7 @@ import io
 import json
 import pickle
 import random
-import signal
-import subprocess
-import sys
 from itertools import islice, product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,41 +212,6 @@ def test_a_data_loader_resumes_in_the_middle_of_an_epoch(make):
     resumed.load_state_dict(stopped.state_dict())
     rest = [x.tolist() for (x,) in DataLoader(dataset, batch_sampler=resumed)]
     assert first + rest == whole
-
-
-KILLED = """
-import os, signal, sys
-import torch
-from tests.samplers.test_batches import SAMPLERS
-
-samplers = {name: make(seed=6) for name, make in SAMPLERS.items()}
-iterators = {name: iter(sampler) for name, sampler in samplers.items()}
-for step in range(100):
-    batches = {name: next(iterator) for name, iterator in iterators.items()}
-    torch.save({name: s.state_dict() for name, s in samplers.items()}, "states")
-    print(repr(batches), flush=True)
-    if step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_process_that_was_killed_is_continued_by_another(tmp_path):
-    root = str(Path(__file__).parents[2])
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{KILLED}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    seen = [eval(line) for line in run.stdout.splitlines()]
-    assert len(seen) == 3
-    states = torch.load(tmp_path / "states", weights_only=True)
-    for name, make in SAMPLERS.items():
-        resumed = make()
-        resumed.load_state_dict(states[name])
-        assert [batches[name] for batches in seen] + list(resumed) == list(make(seed=6))
 
 
 @pytest.mark.parametrize(

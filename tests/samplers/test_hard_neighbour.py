@@ -1,3 +1,4 @@
+import sys
 from collections import Counter
 
 import pytest
@@ -244,11 +245,18 @@ def test_wrong_arguments_are_refused(arguments, message):
         make(**arguments)
 
 
+def test_a_missing_faiss_is_told_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match="needs faiss: pip install faiss-cpu"):
+        make()
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         (torch.zeros(3, 2), "features: expected 24 finite rows.*; got 3 rows, 0 not finite"),
         (torch.full((24, 2), torch.nan), "features: .* got 24 rows, 24 not finite"),
+        (torch.full((24, 2), 1e99, dtype=torch.float64), "24 not finite"),
         (torch.zeros(24), r"features: expected a floating tensor .* got torch.float32 \(24,\)"),
         (None, "features: expected a floating tensor .* got None"),
     ],
