@@ -55,7 +55,10 @@ class MPerClassBatchSampler(EpochBatches):
     Give it to a DataLoader as ``batch_sampler``, and to a trainer of pml as ``sampler``, which asks
     whether that is a ``BatchSampler`` of torch, and then does not use its own ``batch_size``. The
     trainer sets no epoch, and need not; it reads ``len`` once, unless ``iterations_per_epoch`` is
-    given; it has 2 workers, unless ``dataloader_num_workers=0`` is given.
+    given; it has 2 workers, unless ``dataloader_num_workers=0`` is given. With several
+    processes, a trainer of Lightning needs ``use_distributed_sampler=False``, or it tries to
+    construct the sampler anew and fails; Accelerate's ``prepare`` deals the batches out by itself:
+    leave ``num_replicas`` at 1.
 
     Raises:
         ValueError: labels that are empty or no integers; m that does not divide ``batch_size``;
