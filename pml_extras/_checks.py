@@ -71,7 +71,8 @@ def check_rows(**tensors: Tensor) -> None:
     """Refuse anything but a floating (rows, size) tensor."""
     for name, value in tensors.items():
         if not torch.is_tensor(value) or value.ndim != 2 or not value.is_floating_point():
-            came = f"{value.dtype} {tuple(value.shape)}" if torch.is_tensor(value) else repr(value)
+            is_tensor = torch.is_tensor(value)  # anything else may be too long to print
+            came = f"{value.dtype} {tuple(value.shape)}" if is_tensor else type(value).__name__
             raise refuse(name, "a floating tensor of shape (rows, size)", came)
 
 

@@ -258,7 +258,7 @@ def test_a_missing_faiss_is_told_before_training(monkeypatch):
         (torch.full((24, 2), torch.nan), "features: .* got 24 rows, 24 not finite"),
         (torch.full((24, 2), 1e99, dtype=torch.float64), "24 not finite"),
         (torch.zeros(24), r"features: expected a floating tensor .* got torch.float32 \(24,\)"),
-        (None, "features: expected a floating tensor .* got None"),
+        ([[0.0] * 2] * 24, r"features: expected a floating tensor .* got list\.$"),
     ],
 )
 def test_features_of_another_form_are_refused_at_the_refresh(rows, message):
