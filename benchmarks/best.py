@@ -28,11 +28,21 @@ class Criterion:
     score: Callable[[Point], float]
 
 
-LAST = Criterion(None, lambda point: float(point["epoch"]))
-VALIDATION = Criterion(
-    "validation", lambda point: float(point["validation"]["mean_average_precision_at_r"])
-)
-TEST = Criterion("test", lambda point: float(point["recall_at_1"]))
+def _epoch(point: Point) -> float:
+    return float(point["epoch"])
+
+
+def _precision_on_validation(point: Point) -> float:
+    return float(point["validation"]["mean_average_precision_at_r"])
+
+
+def _recall_on_test(point: Point) -> float:
+    return float(point["recall_at_1"])
+
+
+LAST = Criterion(None, _epoch)
+VALIDATION = Criterion("validation", _precision_on_validation)
+TEST = Criterion("test", _recall_on_test)
 
 
 def criterion_of(schedule: ReloadAndDrop | None, data: Data) -> Criterion:

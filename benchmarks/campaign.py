@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.checkpoint import path_of
 from benchmarks.datasets import Data
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.records import Record, RunKey, append, key_of, read
@@ -53,10 +54,25 @@ def carry_out(
     on_step: Callable[[], None] = lambda: None,
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> None:
-    """Run what is planned and append each result; the callbacks are for a progress bar."""
+    """Run what is planned and append each result; the callbacks are for a progress bar.
+
+    A run that was killed is kept until its last whole epoch, and goes on from there.
+    """
     for recipe, seed in planned:
         on_start(recipe, seed)
-        result = run(recipe, data, seed, budget, device=device, nmi=nmi, on_step=on_step)
+        key = RunKey(recipe.name, data.name, seed, digest(recipe.settings(data.name, budget)))
+        unfinished = path_of(folder, key)
+        result = run(
+            recipe,
+            data,
+            seed,
+            budget,
+            device=device,
+            nmi=nmi,
+            on_step=on_step,
+            unfinished=unfinished,
+        )
         record = asdict(result)
         append(folder, record)
+        unfinished.unlink(missing_ok=True)
         on_record(record)

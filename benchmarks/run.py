@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from benchmarks.best import Best, Point, criterion_of
+from benchmarks.checkpoint import Checkpoint, RandomStates, Rest
 from benchmarks.datasets.split import Data, Split
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.measure import PeakMemory, StepClock
@@ -25,6 +27,7 @@ from benchmarks.quadrants import WEIGHT_ON_TARGET
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.recipes.budget import OPTIMIZERS
+from benchmarks.records import Record
 from benchmarks.trunk import GREY, MapTrunk, Retrieval, Trunk
 
 CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r", WEIGHT_ON_TARGET)
@@ -104,26 +107,48 @@ def run(
     device: torch.device,
     nmi: bool = False,
     on_step: Callable[[], None] = lambda: None,
+    unfinished: Path | None = None,
 ) -> Result:
     """Train and evaluate one recipe; ``on_step`` is called after every training step.
+
+    ``unfinished`` is where the state after each epoch is kept. If it is there already, of the same
+    code on the same device, the run goes on from there and ends as it would have without a break.
 
     Raises:
         ValueError: the recipe selects on validation classes that the data has not.
     """
     began = time.perf_counter()
     settings = recipe.settings(data.name, budget)
+    made_by = provenance(device)
+    checkpoint = Checkpoint(unfinished, {**made_by, "nmi": nmi})
+    state = checkpoint.read()
     image = data.train.images.shape[1:]
     pooling = recipe.pooling and partial(recipe.pooling, **recipe.pooling_args)
-    trunk = seeded_trunk(budget.embedding_size, seed, image, pooling).to(device)
+    trunk = (
+        seeded_trunk(budget.embedding_size, seed, image, pooling).to(device)
+        if state is None
+        else state["trained"].trunk
+    )
     watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step)
-    loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
-    if loss is not None:
+    if state is None:
+        watch.evaluate_untrained()
+        trained = _begin(recipe, trunk, data, budget, device)
+    else:
+        trained = state["trained"]
+        began -= watch.take_up(state)
+    watch.keep = lambda: checkpoint.write(
+        {"trained": trained, **watch.state(time.perf_counter() - began)}
+    )
+    if trained.loss is not None:
         sampler = (
             seeded_sampler(data, budget, seed)
             if recipe.sampler is None
             else recipe.sampler(data.train.labels, budget, seed)
         )
-        _train(recipe, loss.to(device), trunk, data, sampler, budget, watch)
+        if state is not None:
+            skipped = watch.epochs_done * budget.iterations * budget.batch_size
+            sampler = Rest(sampler, skipped, state["random"])
+        _train(trained, data, sampler, budget, watch)
     return Result(
         recipe=recipe.name,
         title=recipe.title,
@@ -131,7 +156,7 @@ def run(
         seed=seed,
         settings_hash=digest(settings),
         settings=settings,
-        **provenance(device),
+        **made_by,
         finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         metrics=watch.best.evaluation.metrics,
         curve=watch.curve,
@@ -144,15 +169,23 @@ def run(
     )
 
 
-def _train(
-    recipe: Recipe,
-    loss: nn.Module,
-    trunk: nn.Module,
-    data: Data,
-    sampler: Iterable[int],
-    budget: Budget,
-    watch: "_Watch",
-) -> None:
+@dataclass
+class _Trained:
+    """All that a training changes."""
+
+    trunk: nn.Module
+    loss: nn.Module | None
+    miners: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+
+
+def _begin(
+    recipe: Recipe, trunk: nn.Module, data: Data, budget: Budget, device: torch.device
+) -> _Trained:
+    loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
+    if loss is None:
+        return _Trained(trunk, None, {}, {})
+    loss = loss.to(device)
     make = OPTIMIZERS[budget.optimizer]
     of_trunk = {
         "params": list(trunk.parameters()),
@@ -162,15 +195,21 @@ def _train(
     optimizers = {"trunk_optimizer": make([of_trunk])}
     if groups := recipe.groups(loss, budget):
         optimizers["metric_loss_optimizer"] = make(groups)
+    return _Trained(trunk, loss, recipe.make_miners(), optimizers)
+
+
+def _train(
+    trained: _Trained, data: Data, sampler: Iterable[int], budget: Budget, watch: "_Watch"
+) -> None:
     with quiet_pml():
         trainer = MetricLossOnly(
-            models={"trunk": trunk},
-            optimizers=optimizers,
+            models={"trunk": trained.trunk},
+            optimizers=trained.optimizers,
             batch_size=budget.batch_size,
-            loss_funcs={"metric_loss": loss},
+            loss_funcs={"metric_loss": trained.loss},
             mining_funcs={
                 name: _of_embeddings(miner, budget.embedding_size)
-                for name, miner in recipe.make_miners().items()
+                for name, miner in trained.miners.items()
             },
             dataset=TensorDataset(data.train.images, data.train.labels),
             data_device=watch.device,
@@ -181,7 +220,7 @@ def _train(
             end_of_epoch_hook=watch.after_epoch,
         )
         watch.start()
-        trainer.train(num_epochs=budget.epochs)
+        trainer.train(start_epoch=watch.epochs_done + 1, num_epochs=budget.epochs)
 
 
 def _of_embeddings(miner: nn.Module, width: int) -> Callable[[Tensor, Tensor], Any]:
@@ -209,10 +248,39 @@ class _Watch:
         self._unit_rows = recipe.unit_rows
         self._schedule, self._epochs = recipe.schedule, budget.epochs
         self._steps: list[dict[str, float]] = []  # of this epoch
-        criterion = criterion_of(recipe.schedule, data)
-        evaluation, point = self._evaluate(0, trunk)
-        self.best = Best(criterion, evaluation)
-        self.curve: list[Point] = [point]
+        self._criterion = criterion_of(recipe.schedule, data)
+        self.best: Best
+        self.curve: list[Point] = []
+        self.keep: Callable[[], None] = lambda: None
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.curve) - 1
+
+    def evaluate_untrained(self) -> None:
+        """The point of epoch 0."""
+        evaluation, point = self._evaluate(0, self._trunk)
+        self.best = Best(self._criterion, evaluation)
+        self.curve.append(point)
+
+    def state(self, seconds: float) -> Record:
+        """After an epoch that took, with all before it, so many seconds."""
+        return {
+            "best": self.best,
+            "curve": self.curve,
+            "step_seconds": self.clock.seconds,
+            "peak_mib": self.memory.mib,
+            "seconds": seconds,
+            "random": RandomStates.now(),
+        }
+
+    def take_up(self, state: Record) -> float:
+        """Where ``state`` was taken; the seconds until then."""
+        self.best, self.curve = state["best"], state["curve"]
+        self.clock.seconds, self.memory.mib = state["step_seconds"], state["peak_mib"]
+        for _ in range(len(self.clock.seconds)):
+            self._on_step()
+        return float(state["seconds"])
 
     def start(self) -> None:
         """Evaluations are no part of the costs."""
@@ -249,6 +317,7 @@ class _Watch:
             self.best.reload()
             for optimizer in trainer.optimizers.values():
                 self._schedule.drop(optimizer)
+        self.keep()
         self.start()
 
     def _evaluate(self, epoch: int, model: nn.Module) -> tuple[Evaluation, Point]:

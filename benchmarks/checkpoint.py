@@ -1,0 +1,117 @@
+"""Unfinished runs on the disk: killed at any moment and started again, a run ends as if unbroken.
+
+A checkpoint is the whole state after an epoch, objects and not dictionaries of them: weights,
+optimizers, what losses and miners remember outside their state dicts, the learning curve, and every
+generator of random numbers. An epoch that was cut is trained again.
+"""
+
+import os
+import random
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytorch_metric_learning.utils import common_functions as pml_globals
+
+from benchmarks.records import Record, RunKey
+
+UNFINISHED = "unfinished"  # folder beside the results
+
+
+class RandomStates(NamedTuple):
+    """Of all generators that a training draws from, pml's own among them."""
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+    pml: Any
+
+    @classmethod
+    def now(cls) -> "RandomStates":
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        generator = pml_globals.NUMPY_RANDOM
+        pml = generator.bit_generator if isinstance(generator, np.random.Generator) else None
+        return cls(
+            random.getstate(),
+            np.random.get_state(),  # noqa: NPY002 (others draw from it)
+            torch.get_rng_state(),
+            cuda,
+            pml and pml.state,
+        )
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+        if self.pml is not None:
+            pml_globals.NUMPY_RANDOM.bit_generator.state = self.pml
+
+
+class Rest:
+    """What a sampler gives after ``skipped`` indices. Random states are taken up there: whatever
+    was drawn on the way, by the sampler or its loader, leaves no trace."""
+
+    def __init__(self, sampler: Iterable[int], skipped: int, states: RandomStates) -> None:
+        self._sampler, self._skipped, self._states = sampler, skipped, states
+
+    def __iter__(self) -> Iterator[int]:
+        rest = islice(self._sampler, self._skipped, None)
+        first = next(rest)
+        self._states.restore()
+        yield first
+        yield from rest
+
+
+class Checkpoint:
+    """The file of one run; ``path`` None: nothing is kept.
+
+    Args:
+        path: see :func:`path_of`.
+        origin: what made it, code, packages and device: a run is not taken up by another.
+    """
+
+    def __init__(self, path: Path | None, origin: Record) -> None:
+        self._path, self._origin = path, origin
+
+    def read(self) -> Record | None:
+        """What was saved last; None to begin."""
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            saved: Record = torch.load(self._path, weights_only=False)
+            kept: Record = saved["state"]
+        except Exception as error:  # whatever a file that is no checkpoint raises
+            warnings.warn(f"{self._path} cannot be read ({error}): the run begins anew.",
+                          stacklevel=2)  # fmt: skip
+            return None
+        if saved["origin"] != self._origin:
+            warnings.warn(
+                f"{self._path} is of another commit, package or device: the run begins anew.",
+                stacklevel=2,
+            )
+            return None
+        return kept
+
+    def write(self, state: Record) -> None:
+        """In place of the one before, which stays until this one is on the disk."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_suffix(".part")
+        with beside.open("wb") as file:
+            torch.save({"origin": self._origin, "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._path)
+
+
+def path_of(folder: Path, key: RunKey) -> Path:
+    """Where an unfinished run is kept, beside the results."""
+    return folder / UNFINISHED / f"{'-'.join(map(str, key))}.pt"

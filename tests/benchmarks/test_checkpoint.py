@@ -1,0 +1,223 @@
+"""A run that is broken off anywhere and started again ends as one that was not."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning.utils import common_functions as pml_globals
+
+from benchmarks import campaign
+from benchmarks.checkpoint import UNFINISHED, Checkpoint, RandomStates, Rest
+from benchmarks.datasets import Data
+from benchmarks.recipes import RECIPES, Budget, Recipe
+from benchmarks.records import read
+from benchmarks.run import Result, run
+
+CPU = torch.device("cpu")
+MEASURED = (
+    "seconds_per_training_step_median",
+    "seconds_total",
+    "training_peak_mib",
+    "finished_at",
+)
+REMEMBERING = (  # by what they keep from step to step
+    "potential_field",
+    "ibc_released",
+    "ensemble_dwa",
+    "ensemble_gradnorm",
+    "ensemble_random",
+    "ensemble_heads",
+    "gsp_zero_shot_memory",
+    "triplet_semihard",
+)
+
+
+class BrokenOffError(Exception):
+    """Instead of a power cut."""
+
+
+def comparable(result: Result | dict[str, Any]) -> dict[str, Any]:
+    record = result if isinstance(result, dict) else asdict(result)
+    return {name: value for name, value in record.items() if name not in MEASURED}
+
+
+def interrupted(recipe: Recipe, data: Data, budget: Budget, file: Path, at_step: int) -> Result:
+    """Broken off once after this step, and started again with other random states."""
+    left = [at_step]
+
+    def step() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        run(recipe, data, 3, budget, device=CPU, on_step=step, unfinished=file)
+    torch.manual_seed(99)
+    random.seed(99)
+    return run(recipe, data, 3, budget, device=CPU, unfinished=file)
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_run_that_was_broken_off_ends_like_an_unbroken_one(
+    name: str, few: Data, tmp_path: Path
+) -> None:
+    budget = Budget(epochs=3, iterations=2, batch_size=20, images_per_class=4)
+    file = tmp_path / "run.pt"
+    resumed = interrupted(RECIPES[name], few, budget, file, at_step=4)  # one epoch was whole
+    assert comparable(resumed) == comparable(run(RECIPES[name], few, 3, budget, device=CPU))
+
+
+@pytest.mark.parametrize("at_step", [1, 2, 5, 6])
+def test_any_step_may_be_the_last_one(at_step: int, few: Data, tmp_path: Path) -> None:
+    budget = Budget(epochs=3, iterations=2, batch_size=20, images_per_class=4)
+    recipe = RECIPES["ibc_released"]  # dropout, and a sampler of its own
+    resumed = interrupted(recipe, few, budget, tmp_path / "run.pt", at_step)
+    assert comparable(resumed) == comparable(run(recipe, few, 3, budget, device=CPU))
+
+
+def test_the_schedule_goes_back_to_the_best_epoch_from_before_the_break(
+    parted: Data, tmp_path: Path
+) -> None:
+    scheduled = next(r for r in RECIPES.values() if r.schedule is not None)
+    budget = Budget(epochs=7, iterations=1, batch_size=12, images_per_class=4)
+    resumed = interrupted(scheduled, parted, budget, tmp_path / "run.pt", at_step=3)
+    assert comparable(resumed) == comparable(run(scheduled, parted, 3, budget, device=CPU))
+
+
+def test_steps_before_the_break_are_counted_again_and_its_time_is_added(
+    few: Data, budget: Budget, tmp_path: Path
+) -> None:
+    file, steps = tmp_path / "run.pt", []
+    recipe = RECIPES["contrastive"]
+    first = run(recipe, few, 3, budget, device=CPU, unfinished=file)
+    again = run(
+        recipe, few, 3, budget, device=CPU, unfinished=file, on_step=lambda: steps.append(1)
+    )
+    assert len(steps) == budget.steps  # nothing was left to train
+    assert comparable(again) == comparable(first)
+    assert again.seconds_total >= torch.load(file, weights_only=False)["state"]["seconds"]
+
+
+def test_a_state_of_other_code_or_no_state_at_all_begins_anew_and_says_so(
+    few: Data, budget: Budget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, recipe = tmp_path / "run.pt", RECIPES["contrastive"]
+    expected = run(recipe, few, 3, budget, device=CPU, unfinished=file)
+    saved = torch.load(file, weights_only=False)
+    torch.save({**saved, "origin": {**saved["origin"], "commit": "another"}}, file)
+    with pytest.warns(UserWarning, match=r"run\.pt is of another commit, package or device"):
+        again = run(recipe, few, 3, budget, device=CPU, unfinished=file)
+    assert comparable(again) == comparable(expected)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"run\.pt cannot be read .* begins anew"):
+        run(recipe, few, 3, budget, device=CPU, unfinished=file)
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "a" / "run.pt", {"commit": "x"})
+    assert checkpoint.read() is None
+    checkpoint.write({"epoch": 1})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.write({"epoch": 2})
+    assert checkpoint.read() == {"epoch": 1}
+    checkpoint.write({"epoch": 2})
+    assert checkpoint.read() == {"epoch": 2}
+    nothing = Checkpoint(None, {})
+    nothing.write({"epoch": 1})
+    assert nothing.read() is None
+
+
+def test_all_generators_go_back_to_where_they_were() -> None:
+    pml_globals.NUMPY_RANDOM = np.random.default_rng(0)
+
+    def drawn() -> tuple[float, ...]:
+        return (
+            random.random(),
+            float(np.random.rand()),  # noqa: NPY002 (what others draw from)
+            float(torch.rand(())),
+            float(pml_globals.NUMPY_RANDOM.random()),
+        )
+
+    states = RandomStates.now()
+    first = drawn()
+    assert all(a != b for a, b in zip(first, drawn(), strict=True))
+    states.restore()
+    assert drawn() == first
+
+
+def test_the_rest_of_an_order_begins_with_the_states_of_then() -> None:
+    torch.manual_seed(1)
+    states = RandomStates.now()
+    expected = torch.rand(2)
+    rest = iter(Rest(range(10), 7, states))
+    torch.manual_seed(2)
+    assert next(rest) == 7
+    assert torch.equal(torch.rand(2), expected)  # taken up with the first index, not later
+    assert list(rest) == [8, 9]
+
+
+def test_a_finished_run_leaves_no_state_and_one_that_was_not_recorded_does(
+    few: Data, budget: Budget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = campaign.plan([RECIPES["contrastive"]], "digits", [0], budget, tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign, "append", full)
+        with pytest.raises(OSError, match="No space left"):
+            campaign.carry_out(planned, few, budget, tmp_path, device=CPU)
+    assert len(list((tmp_path / UNFINISHED).iterdir())) == 1
+    campaign.carry_out(planned, few, budget, tmp_path, device=CPU)
+    assert len(read(tmp_path, "digits")) == 1
+    assert list((tmp_path / UNFINISHED).iterdir()) == []
+
+
+COMMAND = (
+    sys.executable, "-m", "benchmarks", "run", "--dataset", "digits", "--recipes", "ibc_released",
+    "--seeds", "0", "--epochs", "40", "--iterations", "4",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    subprocess.run([*COMMAND, "--results", tmp_path / "unbroken"], check=True, capture_output=True)
+    whole = time.perf_counter() - began
+    generator, kept = random.Random(0), 0
+    for _ in range(10):
+        process = subprocess.Popen(
+            [*COMMAND, "--results", tmp_path / "broken"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=generator.uniform(0.35, 0.45) * whole)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kept += any((tmp_path / "broken" / UNFINISHED).glob("*.pt"))
+        if read(tmp_path / "broken", "digits"):
+            break
+    assert kept >= 3
+    subprocess.run([*COMMAND, "--results", tmp_path / "broken"], check=True, capture_output=True)
+    (unbroken,), (broken,) = (read(tmp_path / name, "digits") for name in ("unbroken", "broken"))
+    assert comparable(broken) == comparable(unbroken)
