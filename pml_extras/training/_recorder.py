@@ -80,11 +80,7 @@ class Recorder:
         return torch.stack([call.to(self.calls[-1].device) for call in self.calls]).cpu()
 
 
-def innermost_losses(module: nn.Module) -> dict[str, nn.Module]:
-    """Path -> loss of pml in ``module``, but for ensembles of others."""
-    losses = {k: m for k, m in module.named_modules() if isinstance(m, BaseMetricLossFunction)}
-    return {
-        path: loss
-        for path, loss in losses.items()
-        if not any(isinstance(m, BaseMetricLossFunction) for m in loss.modules() if m is not loss)
-    }
+def innermost_losses(module: nn.Module) -> list[nn.Module]:
+    """Losses on pml's base in ``module``, but for ensembles of others."""
+    losses = [m for m in module.modules() if isinstance(m, BaseMetricLossFunction)]
+    return [x for x in losses if not any(x is not m for m in x.modules() if m in losses)]

@@ -29,9 +29,11 @@ def share_without_positive(labels: Tensor, ref_labels: Tensor | None = None) -> 
     elif len(ref_labels) == 0:
         found = torch.zeros_like(labels, dtype=torch.bool)
     else:
-        ordered = ref_labels.to(labels.device).sort().values
-        place = torch.searchsorted(ordered, labels).clamp(max=len(ordered) - 1)
-        found = ordered[place] == labels
+        dtype = torch.promote_types(labels.dtype, ref_labels.dtype)
+        dtype = torch.promote_types(dtype, torch.uint8)  # there is no search among bool
+        wanted, ordered = labels.to(dtype), ref_labels.to(labels.device, dtype).sort().values
+        place = torch.searchsorted(ordered, wanted).clamp(max=len(ordered) - 1)
+        found = ordered[place] == wanted
     return 1 - found.float().mean()
 
 
@@ -82,7 +84,8 @@ def mean_cosine(rows: Tensor) -> Tensor:
         rows: (B, D) floating; a row of zeros has cosine 0 with all others.
 
     Returns:
-        0-dim in the type of ``rows``, float32 at least, in [-1 / (B - 1), 1]; nan for B < 2. O(B D).
+        0-dim in the type of ``rows``, float32 at least, in
+        [-1 / (B - 1), 1]; nan for B < 2. O(B D).
     """
     with no_autocast(rows):
         unit = unit_rows(at_least_float32(rows))  # (B, D)
@@ -107,8 +110,8 @@ def effective_rank(rows: Tensor) -> Tensor:
         0-dim float64 on the CPU in [1, min(B, D)]; 0 where all rows are zero, nan where an entry is
         not finite. O(B D m + m^3) for m = min(B, D).
 
-    Singular values are roots of the eigenvalues of the smaller Gram matrix: in float64, since a
-    root has half of the digits, those below 1e-7 of the largest would be rounding, and are left out.
+    Singular values are roots of the eigenvalues of the smaller Gram matrix, and a root has half of
+    the digits: in float64 those below 1e-7 of the largest would be rounding, and are left out.
 
     Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO
     2007. Departure: rows are normalised first, as most losses do, so that their norms

@@ -11,39 +11,42 @@ from pml_extras._checks import check_count, refuse
 from pml_extras.training._recorder import Recorder, innermost_losses
 from pml_extras.training._trained import NO_GRADIENT, NO_OPTIMIZER, NO_STEP, ParameterWatch
 
-FEW_POSITIVES, NOTHING_MINED, COLLAPSE, NOTHING_LEARNT = "labels", "miner", "collapse", "zero"
-_CAUSES = {
-    FEW_POSITIVES: (
-        "have no row of their class to be compared with. Batches drawn at random from many classes "
-        "are like that. Draw several rows a class: pml_extras.samplers.MPerClassBatchSampler, or "
-        "MPerClassSampler of pml."
-    ),
-    NOTHING_MINED: (
-        "has been given no positive pair by its miner. Either batches have no two rows of a class "
-        "(see pml_extras.samplers.MPerClassBatchSampler), or the miner takes all pairs for easy: "
-        "choose one that keeps more, or leave it out."
-    ),
-    COLLAPSE: (
-        "sees all embeddings in nearly one direction. A network that is stuck there has collapsed, "
-        "often by a rate that is too high, or by the hardest negatives alone. Lower the rate, mine "
-        "semi-hard negatives, or start with a loss without a miner."
-    ),
-    NOTHING_LEARNT: (
-        "has no term above zero, so that nothing is learnt. Margins that all pairs keep, or a miner "
-        "that returns nothing, are like that. Widen the margin, mine harder pairs, or stop here."
-    ),
+_FEW_POSITIVES = (
+    "{name}: {when}, {share:.0%} of the rows had none of their class to be compared with. Batches "
+    "drawn at random from many classes are like that. Draw several rows a class, with "
+    "pml_extras.samplers.MPerClassBatchSampler or with MPerClassSampler of pml."
+)
+_NOTHING_MINED = (
+    "{name}: {when}, the miner found no positive pair. Either no two rows of a batch are of one "
+    "class, or it takes all of them for easy. Draw several rows a class, choose a miner that keeps "
+    "more, or leave it out."
+)
+_COLLAPSE = (
+    "{name}: {when}, embeddings had nearly one direction (mean cosine {cosine:.3f}, effective rank "
+    "{rank:.1f}), and not for the first time. A network that stays there has collapsed, often by "
+    "too high a rate, or because the hardest negatives alone were mined. Lower the rate, mine "
+    "semi-hard negatives, or start without a miner."
+)
+_NOTHING_LEARNT = (
+    "{name}: {when}, all terms were exactly zero in {share:.0%} of the calls, and nothing was "
+    "learnt. Margins that all pairs keep are like that, and miners that find nothing. "
+    "Widen the margin, mine harder pairs, or stop training here."
+)
+_FAULTS = {
     NO_OPTIMIZER: (
-        "are held by no optimizer and stay as they are. Give them to one: "
-        'optimizers={..., "metric_loss_optimizer": Adam(loss_func.parameters())} in a trainer of '
-        "pml, a group of parameters in a loop. Where you do, was the loss copied since?"
+        "{name}: {when}, no optimizer held its parameters {parameters}, and they stayed as they "
+        "are. Give them to one: in pml's trainers as "
+        'optimizers["metric_loss_optimizer"] = Adam(loss_func.parameters()), in a loop as another '
+        "group. If you do, the loss may have been copied afterwards."
     ),
     NO_GRADIENT: (
-        "have never had a gradient, so that their optimizer leaves them as they are. Does the value "
-        "depend on them, and does backward() reach them? Otherwise freeze them."
+        "{name}: {when}, its parameters {parameters} had no gradient, so that their optimizer left "
+        "them as they are. The value does not depend on them, or backward() does not reach them. "
+        "If that is wanted, set requires_grad to False."
     ),
     NO_STEP: (
-        "have gradients and an optimizer, and have not changed. Is its step() called, is its rate "
-        "above 0, and is the loss not among freeze_these?"
+        "{name}: {when}, its parameters {parameters} had gradients and an optimizer, and stayed as "
+        "they are. Call its step(), give it a rate above 0, and leave the loss out of freeze_these."
     ),
 }
 
@@ -109,14 +112,13 @@ class Diagnostics:
         self.window = window
         self._iteration = 0
         self._warned: set[str] = set()
-        self._recorders: list[tuple[nn.Module, dict[str, tuple[nn.Module, Recorder]]]] = []
+        self._recorders: list[tuple[nn.Module, list[tuple[nn.Module, Recorder]]]] = []
         for module in loss_funcs:
-            losses = innermost_losses(module) if isinstance(module, nn.Module) else {}
+            losses = innermost_losses(module) if isinstance(module, nn.Module) else []
             if not losses:
                 expected = "losses on pml's BaseMetricLossFunction, or modules that hold some"
                 raise refuse("loss_funcs", expected, type(module).__name__)
-            recorders = {path: (loss, Recorder(loss)) for path, loss in losses.items()}
-            self._recorders.append((module, recorders))
+            self._recorders.append((module, [(loss, Recorder(loss)) for loss in losses]))
         self._start_window()
 
     def end_of_iteration_hook(self, trainer: Any) -> None:
@@ -136,16 +138,16 @@ class Diagnostics:
             watch.after_step()
         self._iteration += 1
         if self._iteration % self.window == 0:
-            for cause, what in self._found(optimizers):
-                if cause not in self._warned:
-                    self._warned.add(cause)
-                    text = f"{what} {_CAUSES[cause]}"
-                    warnings.warn(text, stacklevel=3)
+            found = list(self._found(optimizers))
             self._start_window()
+            for text, values in found:
+                if text not in self._warned:
+                    self._warned.add(text)
+                    warnings.warn(text.format(**values), stacklevel=2)
 
     def _start_window(self) -> None:
         for _, recorders in self._recorders:
-            for _, recorder in recorders.values():
+            for _, recorder in recorders:
                 recorder.start_window()
         self._watches = [
             [
@@ -156,40 +158,39 @@ class Diagnostics:
             for module, _ in self._recorders
         ]
 
-    def _found(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> Iterator[tuple[str, str]]:
-        """Causes, and the beginnings of sentences about them."""
-        when = f"In the last {self.window} iterations"
+    def _found(
+        self, optimizers: tuple[torch.optim.Optimizer, ...]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Texts, and what to write into them."""
+        when = {"when": f"in the last {self.window} iterations"}
         held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
         for (module, recorders), watches in zip(self._recorders, self._watches, strict=True):
-            called = {p: pair for p, pair in recorders.items() if pair[1].calls}
-            for path, (loss, recorder) in called.items():
+            called = [(loss, recorder) for loss, recorder in recorders if recorder.calls]
+            for loss, recorder in called:
                 disease = self._disease(loss, recorder)
                 if disease is not None:
-                    name = type(loss).__name__ + (f" ({path})" if path else "")
-                    yield disease[0], disease[1].format(when=when, name=name)
+                    text, numbers = disease
+                    yield text, {**when, "name": type(loss).__name__, **numbers}
             faults: dict[str, list[str]] = {}
-            for watch in watches if called else []:
+            for watch in watches if called else ():
                 fault = watch.fault(held)
                 if fault is not None:
                     faults.setdefault(fault, []).append(watch.name)
             for fault, names in faults.items():
-                listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                yield fault, f"{when} the parameters of {type(module).__name__} ({listed})"
+                listed = ", ".join(names)
+                yield _FAULTS[fault], {**when, "name": type(module).__name__, "parameters": listed}
 
-    def _disease(self, loss: nn.Module, recorder: Recorder) -> tuple[str, str] | None:
-        calls = recorder.read()
-        by_labels, by_tuple, zeros, cosine = calls.unbind(dim=1)
-        compares_vectors = any(
-            p.ndim > 1 and recorder.num_columns in p.shape for p in loss.parameters()
-        )
-        if not compares_vectors and by_labels.mean() >= 0.5:
-            return FEW_POSITIVES, f"{{when}} {by_labels.mean():.0%} of the rows of {{name}}"
-        if not compares_vectors and (by_tuple == 1).all():
-            return NOTHING_MINED, "{when} {name}"
-        flat = bool(recorder.rank < 1.5) and recorder.num_classes > 2
-        if self._iteration > self.window and (cosine.mean() >= 0.99 or flat):
-            rank = f"mean cosine {cosine.mean():.3f}, effective rank {recorder.rank:.1f}"
-            return COLLAPSE, f"{{when}} {{name}} ({rank})"
-        if (zeros == 1).float().mean() >= 0.5:
-            return NOTHING_LEARNT, f"{{when}}, in {(zeros == 1).float().mean():.0%}, {{name}}"
-        return None
+    def _disease(self, loss: nn.Module, recorder: Recorder) -> tuple[str, dict[str, float]] | None:
+        by_labels, by_tuple, zeros, cosine = recorder.read().unbind(dim=1)
+        own_vectors = any(p.ndim > 1 and recorder.num_columns in p.shape for p in loss.parameters())
+        alone = float(by_labels.nanmean())
+        if alone >= 0.5 and not own_vectors:
+            return _FEW_POSITIVES, {"share": alone}
+        if (by_tuple == 1).all() and not own_vectors:
+            return _NOTHING_MINED, {}
+        alike, rank = float(cosine.mean()), float(recorder.rank)
+        flat = rank < 1.5 and recorder.num_classes > 2
+        if self._iteration > self.window and (alike >= 0.99 or flat):
+            return _COLLAPSE, {"cosine": alike, "rank": rank}
+        closed = float((zeros == 1).float().mean())
+        return (_NOTHING_LEARNT, {"share": closed}) if closed >= 0.5 else None
