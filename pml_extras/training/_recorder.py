@@ -26,7 +26,7 @@ class Recorder:
     to the loss, which can be copied and pickled with its hooks.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: Any) -> None:
         self.regularizers = set(loss.all_regularization_loss_names())
         self.num_columns = 0
         self.num_classes = 0  # in the batch whose rank was measured

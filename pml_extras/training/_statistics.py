@@ -67,8 +67,8 @@ def share_of_zeros(losses: Iterable[Any], device: torch.device) -> Tensor:
     total = sum(x.numel() for x in found)
     if total == 0:
         return torch.ones((), device=device)
-    zeros = torch.stack([(x == 0).sum() for x in found]).sum()
-    return (zeros / total).float()
+    nonzero: Tensor = sum(x.count_nonzero() for x in found) / total
+    return 1 - nonzero.float()
 
 
 @torch.no_grad()
@@ -81,16 +81,21 @@ def mean_cosine(rows: Tensor) -> Tensor:
         \qquad u_i = x_i / \lVert x_i \rVert
 
     Args:
-        rows: (B, D) floating; a row of zeros has cosine 0 with all others.
+        rows: (B, D) floating; a row whose norm is 0 in its type has cosine 0 with all others.
 
     Returns:
         0-dim in the type of ``rows``, float32 at least, in
         [-1 / (B - 1), 1]; nan for B < 2. O(B D).
     """
+    if len(rows) < 2:
+        return at_least_float32(rows).new_full((), torch.nan)
     with no_autocast(rows):
-        unit = unit_rows(at_least_float32(rows))  # (B, D)
-        own = unit.square().sum()
-        return (unit.sum(dim=0).square().sum() - own) / (len(unit) * (len(unit) - 1))
+        rows = at_least_float32(rows)
+        norm = torch.linalg.vector_norm(rows, dim=1)  # (B,)
+        inverse = norm.reciprocal().masked_fill(norm == 0, 0.0)
+        total = inverse @ rows  # (D,) the sum of unit rows, without a copy of all
+        own = (inverse * norm).square().sum()
+        return (total @ total - own) / (len(rows) * (len(rows) - 1))
 
 
 @torch.no_grad()
@@ -121,9 +126,9 @@ def effective_rank(rows: Tensor) -> Tensor:
     if unit.numel() == 0 or not unit.isfinite().all():
         return unit.new_tensor(0.0 if unit.numel() == 0 else torch.nan)
     gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit
-    values = torch.linalg.eigvalsh(gram)
+    values: Tensor = torch.linalg.eigvalsh(gram)
     sigma = values.masked_fill(values < 1e-14 * values[-1], 0.0).clamp(min=0).sqrt()
-    total = sigma.sum()
-    if total == 0:
-        return total
-    return torch.special.entr(sigma / total).sum().exp()
+    if sigma.sum() == 0:
+        return sigma.sum()
+    entropy: Tensor = torch.special.entr(sigma / sigma.sum()).sum()
+    return entropy.exp()

@@ -12,7 +12,7 @@ NO_OPTIMIZER, NO_GRADIENT, NO_STEP = "no optimizer", "no gradient", "no step"
 class _Entry(NamedTuple):
     """One entry of a parameter: where, its value, and whether it had a gradient."""
 
-    index: Tensor
+    place: Tensor
     value: Tensor
     learns: Tensor
 
@@ -38,9 +38,9 @@ class ParameterWatch:
         self._has_gradient = True
         if gradient.layout == torch.strided:
             size = gradient.abs().flatten()
-            index = size.argmax().reshape(1)
-            value = self.parameter.flatten().index_select(0, index)
-            self._entry = _Entry(index, value, size.index_select(0, index) > 0)
+            place = size.argmax().reshape(1)
+            value = self.parameter.flatten().index_select(0, place)
+            self._entry = _Entry(place, value, size.index_select(0, place) > 0)
 
     def fault(self, held: Iterable[int]) -> str | None:
         """What keeps it from being trained, given the ids of all that optimizers hold."""
@@ -55,6 +55,6 @@ class ParameterWatch:
         """None where that cannot be told."""
         if self._entry is None or not self._entry.learns:
             return None
-        index, device = self._entry.index, self.parameter.device
-        now = self.parameter.detach().flatten().index_select(0, index.to(device))
+        place = self._entry.place.to(self.parameter.device)
+        now = self.parameter.detach().flatten().index_select(0, place)
         return bool(now != self._entry.value.to(now))
