@@ -67,8 +67,8 @@ def share_of_zeros(losses: Iterable[Any], device: torch.device) -> Tensor:
     total = sum(x.numel() for x in found)
     if total == 0:
         return torch.ones((), device=device)
-    nonzero: Tensor = sum(x.count_nonzero() for x in found) / total
-    return 1 - nonzero.float()
+    nonzero = torch.stack([x.count_nonzero() for x in found]).sum()
+    return 1 - nonzero / total
 
 
 @torch.no_grad()
@@ -93,9 +93,9 @@ def mean_cosine(rows: Tensor) -> Tensor:
         rows = at_least_float32(rows)
         norm = torch.linalg.vector_norm(rows, dim=1)  # (B,)
         inverse = norm.reciprocal().masked_fill(norm == 0, 0.0)
-        total = inverse @ rows  # (D,) the sum of unit rows, without a copy of all
+        total: Tensor = inverse @ rows  # (D,) the sum of unit rows, without a copy of all
         own = (inverse * norm).square().sum()
-        return (total @ total - own) / (len(rows) * (len(rows) - 1))
+        return (total.square().sum() - own) / (len(rows) * (len(rows) - 1))
 
 
 @torch.no_grad()

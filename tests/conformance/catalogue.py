@@ -295,6 +295,7 @@ NOT_LOSSES: tuple[str, ...] = (
     "samplers.HardNeighbourBatchSampler",
     "samplers.MPerClassBatchSampler",
     "samplers.PairBatchSampler",
+    "training.Diagnostics",
     "training.GradCache",
     "training.cached_embeddings",
     "wrappers.CrossBatchMemory",
