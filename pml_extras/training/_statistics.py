@@ -95,7 +95,8 @@ def mean_cosine(rows: Tensor) -> Tensor:
         inverse = norm.reciprocal().masked_fill(norm == 0, 0.0)
         total: Tensor = inverse @ rows  # (D,) the sum of unit rows, without a copy of all
         own = (inverse * norm).square().sum()
-        return (total.square().sum() - own) / (len(rows) * (len(rows) - 1))
+        cosines: Tensor = (total.square().sum() - own) / (len(rows) * (len(rows) - 1))
+    return cosines
 
 
 @torch.no_grad()

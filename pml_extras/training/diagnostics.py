@@ -112,13 +112,13 @@ class Diagnostics:
         self.window = window
         self._iteration = 0
         self._warned: set[str] = set()
-        self._recorders: list[tuple[nn.Module, list[tuple[nn.Module, Recorder]]]] = []
+        self._recorders: list[tuple[nn.Module, list[Recorder]]] = []
         for module in loss_funcs:
             losses = innermost_losses(module) if isinstance(module, nn.Module) else []
             if not losses:
                 expected = "losses on pml's BaseMetricLossFunction, or modules that hold some"
                 raise refuse("loss_funcs", expected, type(module).__name__)
-            self._recorders.append((module, [(loss, Recorder(loss)) for loss in losses]))
+            self._recorders.append((module, [Recorder(loss) for loss in losses]))
         self._start_window()
 
     def end_of_iteration_hook(self, trainer: Any) -> None:
@@ -147,7 +147,7 @@ class Diagnostics:
 
     def _start_window(self) -> None:
         for _, recorders in self._recorders:
-            for _, recorder in recorders:
+            for recorder in recorders:
                 recorder.start_window()
         self._watches = [
             [
@@ -165,12 +165,12 @@ class Diagnostics:
         when = {"when": f"in the last {self.window} iterations"}
         held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
         for (module, recorders), watches in zip(self._recorders, self._watches, strict=True):
-            called = [(loss, recorder) for loss, recorder in recorders if recorder.calls]
-            for loss, recorder in called:
-                disease = self._disease(loss, recorder)
+            called = [recorder for recorder in recorders if recorder.calls]
+            for recorder in called:
+                disease = self._disease(recorder)
                 if disease is not None:
                     text, numbers = disease
-                    yield text, {**when, "name": type(loss).__name__, **numbers}
+                    yield text, {**when, "name": type(recorder.loss).__name__, **numbers}
             faults: dict[str, list[str]] = {}
             for watch in watches if called else ():
                 fault = watch.fault(held)
@@ -180,9 +180,10 @@ class Diagnostics:
                 listed = ", ".join(names)
                 yield _FAULTS[fault], {**when, "name": type(module).__name__, "parameters": listed}
 
-    def _disease(self, loss: nn.Module, recorder: Recorder) -> tuple[str, dict[str, float]] | None:
+    def _disease(self, recorder: Recorder) -> tuple[str, dict[str, float]] | None:
         by_labels, by_tuple, zeros, cosine = recorder.read().unbind(dim=1)
-        own_vectors = any(p.ndim > 1 and recorder.num_columns in p.shape for p in loss.parameters())
+        parameters = recorder.loss.parameters()
+        own_vectors = any(p.ndim > 1 and recorder.num_columns in p.shape for p in parameters)
         alone = float(by_labels.nanmean())
         if alone >= 0.5 and not own_vectors:
             return _FEW_POSITIVES, {"share": alone}
