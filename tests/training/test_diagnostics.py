@@ -11,6 +11,7 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pml_extras.losses import BinomialDevianceLoss
 from pml_extras.training import Diagnostics
 from pml_extras.wrappers import CrossBatchMemory
 from tests.conformance.catalogue import LOSSES
@@ -204,6 +205,38 @@ def test_a_watched_loss_can_be_copied_and_pickled_and_copies_record_too():
         expected = oracle.mean_cosine(rows(seed=1).tolist())
         assert recorded(other)["mean_cosine"] == pytest.approx(expected, rel=1e-10)
     assert recorded(loss) == seen
+
+
+def dictionaries(loss):
+    return {name: [*held] for name, held in vars(loss).items() if isinstance(held, dict)}
+
+
+def test_pml_s_record_keeper_walks_through_what_it_did_before():
+    plain, watched = (losses.MultipleLosses([contrastive()]) for _ in range(2))
+    Diagnostics(watched)
+    assert dictionaries(watched) == dictionaries(plain)
+    assert dictionaries(watched.losses[0]) == dictionaries(plain.losses[0])
+
+
+def test_two_may_watch_one_loss():
+    loss = contrastive()
+    first, second = Diagnostics(loss, window=2), Diagnostics(loss, window=2)
+    for step in range(2):
+        loss(rows(), torch.arange(8))
+        for diagnostics in (first, second) if step == 0 else ():
+            diagnostics.after_step()
+    for diagnostics in (first, second):
+        with pytest.warns(UserWarning, match="none of their class"):
+            diagnostics.after_step()
+
+
+def test_a_compiled_graph_has_the_same_value_and_records_nothing():
+    loss = BinomialDevianceLoss()
+    Diagnostics(loss)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    value = compiled(rows(), LABELS)
+    assert recorded(loss) == dict.fromkeys(NAMES, 0.0)
+    torch.testing.assert_close(value, loss(rows(), LABELS), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
