@@ -66,7 +66,8 @@ class Diagnostics:
 
     Args:
         *loss_funcs: losses of pml, of ours or yours on pml's base, or modules that hold some:
-            ``MultipleLosses``, a memory, an ensemble. They are called as ever.
+            ``MultipleLosses``, a memory, an ensemble. They are called as ever, and return what they
+            returned; a recorder stands in for their ``compute_loss``.
         window: iterations after each of which warnings are considered, >= 2.
 
     Recorded on each loss that is no ensemble of others, as 0-dim tensors, where pml's record keeper
@@ -99,7 +100,9 @@ class Diagnostics:
     them and nothing else writes to them; they had no gradient in the window; they had one, and the
     entry where it was largest is what it was.
 
-    Nothing is read back from an accelerator but at the first call and at the end of a window.
+    Nothing is read back from an accelerator but in the first call of a window and at its end. Of
+    several processes each speaks of its own batches. No state is saved: a resumed run starts with a
+    new window, and may warn again.
 
     Raises:
         ValueError: ``window`` out of its range; a module without a loss on pml's base.
