@@ -97,6 +97,18 @@ def test_a_batch_with_nothing_to_compare_counts_as_zero_beside_a_regularizer():
     assert recorded(loss)["share_of_zero_losses"] == 1
 
 
+def test_a_regularizer_of_weights_is_no_term_of_the_loss():
+    shares = []
+    for regularizer in (None, regularizers.LpRegularizer()):
+        torch.manual_seed(0)
+        loss = losses.ProxyAnchorLoss(4, 5, weight_regularizer=regularizer)
+        Diagnostics(loss)
+        loss(rows().float(), LABELS.clamp(max=2))
+        shares.append(recorded(loss)["share_of_zero_losses"])
+    assert 0 < shares[0] < 1
+    assert shares[1] == shares[0]
+
+
 def test_without_labels_nothing_is_said_of_positives():
     loss = losses.VICRegLoss()
     Diagnostics(loss)
