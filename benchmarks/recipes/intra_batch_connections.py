@@ -36,7 +36,7 @@ class WithoutMessages(IntraBatchConnectionsLoss):
 
 def every_image_a_pass(labels: Tensor, budget: Budget, seed: int) -> EpochMPerClassSampler:
     """All images in each pass, with another number of images a class; as released for CUB."""
-    return EpochMPerClassSampler(labels, budget.batch_size, seed=seed)
+    return EpochMPerClassSampler(labels, batch_size=budget.batch_size, seed=seed)
 
 
 IBC = Recipe(

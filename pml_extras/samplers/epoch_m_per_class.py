@@ -69,8 +69,9 @@ class EpochMPerClassSampler(Epochs[int], Sampler[int]):
     def __init__(
         self,
         labels: Labels,
-        batch_size: int,
         m: int | Sequence[int] | None = None,
+        *,
+        batch_size: int,
         seed: int = 0,
     ) -> None:
         check_count(1, batch_size=batch_size)

@@ -84,7 +84,7 @@ def test_state_saved_anywhere_resumes_exactly(make, data):
 
 @pytest.mark.parametrize(
     "make",
-    [*SAMPLERS.values(), lambda **kwargs: EpochMPerClassSampler(LABELS, 6, 2, **kwargs)],
+    [*SAMPLERS.values(), lambda **kwargs: EpochMPerClassSampler(LABELS, 2, batch_size=6, **kwargs)],
     ids=[*SAMPLERS, "epoch"],
 )
 def test_a_loop_that_sets_every_epoch_resumes_in_the_middle(make):

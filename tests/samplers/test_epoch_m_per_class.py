@@ -117,8 +117,8 @@ def test_nothing_occurs_more_often_than_it_must(drawn, epoch):
 def test_length_of_an_epoch_by_hand():
     # m = 2: 4 + 2 + 1 + 5 + 1 = 13 groups, n = 6: 3 batches of 12. m = 6: 2 + 1 + 1 + 2 + 1 = 7
     # groups, n = 2: 4 batches.
-    assert len(EpochMPerClassSampler(UNEVEN, 12, 2)) == 36
-    assert len(EpochMPerClassSampler(UNEVEN, 12, 6)) == 48
+    assert len(EpochMPerClassSampler(UNEVEN, 2, batch_size=12)) == 36
+    assert len(EpochMPerClassSampler(UNEVEN, 6, batch_size=12)) == 48
 
 
 @given(arguments(), st.integers(0, 5))
@@ -142,21 +142,21 @@ def test_order_is_that_of_recorded_runs():
 def test_epochs_and_seeds_differ():
     epochs = set()
     for seed in range(5):
-        sampler = EpochMPerClassSampler(UNEVEN, 12, 3, seed=seed)
+        sampler = EpochMPerClassSampler(UNEVEN, 3, batch_size=12, seed=seed)
         epochs |= {tuple(sampler) for _ in range(5)}
     assert len(epochs) == 25
 
 
 @pytest.mark.parametrize("m", [None, [2, 3, 6, 9, 18, 27]])
 def test_m_is_drawn_uniformly_from_all_divisors(m):
-    sampler = EpochMPerClassSampler(UNEVEN, 54, m)
+    sampler = EpochMPerClassSampler(UNEVEN, m, batch_size=54)
     counts = Counter(sampler.m_of_epoch(epoch) for epoch in range(600))
     assert set(counts) == {2, 3, 6, 9, 18, 27}
     assert chi_square(counts.values(), 100) < 20.5  # 5 degrees of freedom, 1 in 1000
 
 
 def test_length_follows_the_m_of_the_epoch():
-    sampler = EpochMPerClassSampler(UNEVEN, 12)
+    sampler = EpochMPerClassSampler(UNEVEN, batch_size=12)
     seen = set()
     for epoch in range(20):
         m, expected = sampler.m_of_epoch(epoch), len(sampler)
@@ -175,7 +175,7 @@ def test_length_follows_the_m_of_the_epoch():
     ("size", "m", "again"), [(5, 3, 1), (7, 4, 1), (7, 5, 3), (2, 5, 1), (3, 4, 1)]
 )
 def test_images_that_occur_again_are_a_uniform_choice(size, m, again):
-    sampler = EpochMPerClassSampler([9] * size, m, m)
+    sampler = EpochMPerClassSampler([9] * size, m, batch_size=m)
     counts, pairs, num_epochs = Counter(), Counter(), 4000
     for _ in range(num_epochs):
         often = Counter(sampler)
@@ -192,7 +192,9 @@ def test_images_that_occur_again_are_a_uniform_choice(size, m, again):
 
 
 def test_any_two_images_of_a_class_share_a_group_equally_often():
-    sampler = EpochMPerClassSampler([4] * 7, 3, 3)  # 3 groups, 2 repeats: 9 pairs of 21 an epoch
+    sampler = EpochMPerClassSampler(
+        [4] * 7, 3, batch_size=3
+    )  # 3 groups, 2 repeats: 9 pairs of 21 an epoch
     together, num_epochs = Counter(), 2000
     for _ in range(num_epochs):
         for group in groups_of(list(sampler), 3):
@@ -203,7 +205,7 @@ def test_any_two_images_of_a_class_share_a_group_equally_often():
 
 def test_groups_of_all_classes_are_shuffled_together():
     labels = [0] * 4 + [1] * 4 + [2] * 2  # m = 2: groups 0 0 1 1 2, of which one is repeated
-    sampler = EpochMPerClassSampler(labels, 4, 2)
+    sampler = EpochMPerClassSampler(labels, 2, batch_size=4)
     first, last, num_epochs, same = Counter(), Counter(), 3000, 0
     for epoch in range(num_epochs):
         _, _, groups = batch_groups(sampler, epoch)
@@ -260,20 +262,20 @@ def test_a_state_of_another_setting_is_refused(other):
 
 
 def test_state_counts_what_was_handed_out():
-    sampler = EpochMPerClassSampler(UNEVEN, 12, 3, seed=8)
+    sampler = EpochMPerClassSampler(UNEVEN, 3, batch_size=12, seed=8)
     length = len(sampler)
     places = [place(sampler)] + [place(sampler) for _ in sampler]
     assert places == [*((8, 0, k) for k in range(length)), (8, 1, 0)]
 
 
 def test_a_position_at_the_end_is_the_start_of_the_next_epoch():
-    sampler = EpochMPerClassSampler(UNEVEN, 12, 3)
+    sampler = EpochMPerClassSampler(UNEVEN, 3, batch_size=12)
     sampler.load_state_dict({**sampler.state_dict(), "epoch": 4, "position": len(sampler)})
     assert place(sampler) == (0, 5, 0)
 
 
 def test_a_state_is_measured_by_the_epoch_of_its_own_seed():
-    samplers = [EpochMPerClassSampler(UNEVEN, 12, seed=seed) for seed in range(10)]
+    samplers = [EpochMPerClassSampler(UNEVEN, batch_size=12, seed=seed) for seed in range(10)]
     short, long = min(samplers, key=len), max(samplers, key=len)
     state = {**long.state_dict(), "position": len(long) - 1}
     assert len(short) < state["position"]
@@ -282,7 +284,10 @@ def test_a_state_is_measured_by_the_epoch_of_its_own_seed():
 
 
 def test_an_abandoned_epoch_is_followed_by_the_next():
-    sampler, whole = EpochMPerClassSampler(UNEVEN, 12), EpochMPerClassSampler(UNEVEN, 12)
+    sampler, whole = (
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+    )
     _, second, third = list(whole), list(whole), list(whole)
     for _ in sampler:
         break
@@ -291,13 +296,19 @@ def test_an_abandoned_epoch_is_followed_by_the_next():
 
 
 def test_an_iterator_that_was_not_used_begins_no_epoch():
-    sampler, whole = EpochMPerClassSampler(UNEVEN, 12), EpochMPerClassSampler(UNEVEN, 12)
+    sampler, whole = (
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+    )
     iter(sampler)
     assert list(sampler) == list(whole)
 
 
 def test_an_older_iterator_goes_on_and_counts_no_longer():
-    sampler, whole = EpochMPerClassSampler(UNEVEN, 12, 3), EpochMPerClassSampler(UNEVEN, 12, 3)
+    sampler, whole = (
+        EpochMPerClassSampler(UNEVEN, 3, batch_size=12),
+        EpochMPerClassSampler(UNEVEN, 3, batch_size=12),
+    )
     older = iter(sampler)
     begin = [next(older)]
     newer = iter(sampler)
@@ -307,7 +318,10 @@ def test_an_older_iterator_goes_on_and_counts_no_longer():
 
 
 def test_epoch_can_be_set_also_in_the_middle_of_another():
-    sampler, whole = EpochMPerClassSampler(UNEVEN, 12), EpochMPerClassSampler(UNEVEN, 12)
+    sampler, whole = (
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+    )
     epochs = [list(whole) for _ in range(4)]
     for epoch in (3, 0, 0, 2):
         sampler.set_epoch(epoch)
@@ -317,7 +331,7 @@ def test_epoch_can_be_set_also_in_the_middle_of_another():
 
 
 def test_copies_are_samplers_of_their_own():
-    sampler = EpochMPerClassSampler(torch.tensor(UNEVEN), 12, seed=2)
+    sampler = EpochMPerClassSampler(torch.tensor(UNEVEN), batch_size=12, seed=2)
     take(sampler, 5)
     for other in (copy.deepcopy(sampler), pickle.loads(pickle.dumps(sampler)), copy.copy(sampler)):
         assert place(other) == place(sampler) == (2, 0, 5)
@@ -329,7 +343,10 @@ def test_copies_are_samplers_of_their_own():
 
 def test_labels_may_change_after_construction():
     labels = np.array(UNEVEN)
-    sampler, whole = EpochMPerClassSampler(labels, 12), EpochMPerClassSampler(UNEVEN, 12)
+    sampler, whole = (
+        EpochMPerClassSampler(labels, batch_size=12),
+        EpochMPerClassSampler(UNEVEN, batch_size=12),
+    )
     labels[:] = 0
     assert list(sampler) == list(whole)
 
@@ -348,7 +365,7 @@ def test_global_random_states_are_neither_read_nor_written(monkeypatch):
         torch.manual_seed(seed)
         monkeypatch.setattr(pml_globals, "NUMPY_RANDOM", np.random.default_rng(seed))
         before = global_random_state()
-        sampler = EpochMPerClassSampler(UNEVEN, 12)
+        sampler = EpochMPerClassSampler(UNEVEN, batch_size=12)
         epochs.append([len(sampler), *sampler, *sampler])
         assert global_random_state() == before
         list(MPerClassSampler(UNEVEN, 2, 4, 40))  # the comparison sees a draw
@@ -359,7 +376,7 @@ def test_global_random_states_are_neither_read_nor_written(monkeypatch):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_of_a_data_loader_are_groups_of_m(num_workers):
     labels = torch.tensor(UNEVEN)
-    sampler = EpochMPerClassSampler(labels, 12)
+    sampler = EpochMPerClassSampler(labels, batch_size=12)
     dataset = TensorDataset(torch.arange(len(labels)), labels)
     loader = DataLoader(dataset, batch_size=12, sampler=sampler, num_workers=num_workers)
     for epoch in range(4):
@@ -391,7 +408,10 @@ def test_trainer_of_pml_sees_the_epochs(m, iterations):
     dataset = Recorder(UNEVEN)
     trunk = torch.nn.Linear(3, 2)
     before = trunk.weight.detach().clone()
-    sampler, whole = EpochMPerClassSampler(UNEVEN, 12, m), EpochMPerClassSampler(UNEVEN, 12, m)
+    sampler, whole = (
+        EpochMPerClassSampler(UNEVEN, m, batch_size=12),
+        EpochMPerClassSampler(UNEVEN, m, batch_size=12),
+    )
     trainer = MetricLossOnly(
         models={"trunk": trunk},
         optimizers={"trunk_optimizer": torch.optim.SGD(trunk.parameters(), lr=0.01)},
@@ -454,7 +474,7 @@ def test_wrong_arguments_are_refused(arguments, message):
     ],
 )
 def test_states_that_are_none_are_refused_and_change_nothing(state, message):
-    sampler = EpochMPerClassSampler(UNEVEN, 12, 2)
+    sampler = EpochMPerClassSampler(UNEVEN, 2, batch_size=12)
     take(sampler, 3)
     with pytest.raises(ValueError, match=message):
         sampler.load_state_dict({**sampler.state_dict(), **state})
@@ -465,7 +485,7 @@ def test_states_that_are_none_are_refused_and_change_nothing(state, message):
 
 
 def test_epochs_below_zero_are_refused():
-    sampler = EpochMPerClassSampler(UNEVEN, 12)
+    sampler = EpochMPerClassSampler(UNEVEN, batch_size=12)
     with pytest.raises(ValueError, match="epoch: expected an integer >= 0; got -1"):
         sampler.set_epoch(-1)
     with pytest.raises(ValueError, match="epoch: expected an integer >= 0; got -1"):
