@@ -84,6 +84,14 @@ def check_vector(size: int, **tensors: Tensor) -> None:
             raise refuse(name, f"a tensor of shape ({size},), one entry a row", came)
 
 
+def check_one_a_row(size: int, **labels: Any) -> None:
+    """Refuse anything but a tensor of so many labels, each a number or more."""
+    for name, value in labels.items():
+        if not torch.is_tensor(value) or value.ndim == 0 or len(value) != size:
+            came = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+            raise refuse(name, f"a tensor of {size} labels, one a row", came)
+
+
 def check_indices_tuple(indices_tuple: Any, num: int, num_ref: int) -> None:
     """Refuse what is no tuple of a miner for ``num`` rows and ``num_ref`` references."""
     name, form = "indices_tuple", "(a, p, n) or (a1, p, a2, n)"

@@ -63,7 +63,7 @@ class FullPrecisionLoss(BaseMetricLossFunction):
             if ref_emb.shape[1] != embeddings.shape[1]:
                 expected = f"{embeddings.shape[1]} columns, as `embeddings`"
                 raise refuse("ref_emb", expected, f"{ref_emb.shape[1]} columns")
-        c_f.check_shapes(embeddings, labels)
+        self.check_labels(embeddings, labels=labels)
         if indices_tuple is not None:
             check_indices_tuple(
                 indices_tuple, len(embeddings), len(embeddings if ref_emb is None else ref_emb)
@@ -88,12 +88,21 @@ class FullPrecisionLoss(BaseMetricLossFunction):
         """The steps of pml's forward, and one more for a compiled graph."""
         self.reset_stats()
         labels = None if labels is None else c_f.to_device(labels, embeddings)
-        ref_emb, ref_labels = c_f.set_ref_emb(embeddings, labels, ref_emb, ref_labels)
+        if ref_emb is None:
+            ref_emb, ref_labels = embeddings, labels
+        elif ref_labels is not None:
+            ref_labels = c_f.to_device(ref_labels, ref_emb)
+            self.check_labels(ref_emb, ref_labels=ref_labels)
         loss_dict = self.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         self.add_embedding_regularization_to_loss_dict(loss_dict, embeddings)
         if torch.compiler.is_compiling():
             loss_dict = of_fixed_size(loss_dict, self.reducer)
         return self.reducer(loss_dict, embeddings, labels)
+
+    def check_labels(self, rows: Tensor, **labels: Tensor | None) -> None:
+        """Refuse what is not one class a row."""
+        for given in labels.values():
+            c_f.check_shapes(rows, given)
 
     def set_reducer(self, reducer: Any) -> None:
         super().set_reducer(reducer)
@@ -123,74 +132,23 @@ def listed_pairs(indices_tuple: tuple[Tensor, ...], device: torch.device) -> Pai
     return Pairs(*listed) if len(listed) == 4 else Pairs(listed[0], listed[1], listed[0], listed[2])
 
 
-class Candidates(NamedTuple):
-    """Pairs (i, j) of which ``positive`` are positive, (k, l) of which ``negative`` are; None: all.
-
-    A compiled graph has all pairs of the batch and these two, (B R,) bool: lists whose length
-    depends on the labels would break it.
-    """
-
-    i: Tensor
-    j: Tensor
-    k: Tensor
-    l: Tensor  # noqa: E741
-    positive: Tensor | None = None
-    negative: Tensor | None = None
-
-
-def pairs_of(
-    indices_tuple: tuple[Tensor, ...] | None,
-    labels: Tensor | None,
-    ref_labels: Tensor | None,
-    device: torch.device,
-    *,
-    ref_is_batch: bool,
-) -> Candidates:
-    """Those that a tuple lists, or without one all of the labels."""
-    if indices_tuple is not None:
-        return Candidates(*listed_pairs(indices_tuple, device))
-    labels, ref_labels = required_labels(labels, ref_labels)
-    positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
-    if torch.compiler.is_compiling():
-        i, j = all_pairs(len(labels), len(ref_labels), device)
-        return Candidates(i, j, i, j, positive.flatten(), negative.flatten())
-    return Candidates(*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True))
-
-
 def all_pairs(num: int, num_ref: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Positions (i, j) of all entries of a (B, R) matrix, row by row."""
     pair = torch.arange(num * num_ref, device=device)
     return pair // num_ref, pair % num_ref
 
 
-def label_masks(labels: Tensor, ref_labels: Tensor, *, ref_is_batch: bool) -> tuple[Tensor, Tensor]:
-    """(B, R) bool positive and negative by equality of labels, without self comparisons."""
+def label_masks(
+    labels: Tensor, ref_labels: Tensor, *, ref_is_batch: bool, start: int = 0
+) -> tuple[Tensor, Tensor]:
+    """(B, R) bool positive and negative by equality of labels.
+
+    Without self comparisons, if the B rows are those of the batch from ``start`` on.
+    """
     positive = labels[:, None] == ref_labels
     negative = ~positive
     if ref_is_batch:
-        positive.diagonal().fill_(False)
-    return positive, negative
-
-
-def pair_masks(
-    indices_tuple: tuple[Tensor, ...] | None,
-    labels: Tensor | None,
-    ref_labels: Tensor | None,
-    shape: tuple[int, int],
-    device: torch.device,
-    *,
-    ref_is_batch: bool,
-) -> tuple[Tensor, Tensor]:
-    """(B, R) bool positive and negative, from a miner's tuple if there is one, else from labels."""
-    if indices_tuple is None:
-        labels, ref_labels = required_labels(labels, ref_labels)
-        return label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
-    pairs = listed_pairs(indices_tuple, device)
-    positive, negative = torch.zeros((2, *shape), dtype=torch.bool, device=device).unbind()
-    positive[pairs.i, pairs.j] = True
-    negative[pairs.k, pairs.l] = True
-    if not torch.compiler.is_compiling() and (positive & negative).any():
-        raise refuse("indices_tuple", "each pair to be positive or negative", "a pair that is both")
+        positive.diagonal(start).fill_(False)
     return positive, negative
 
 

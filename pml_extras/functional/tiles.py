@@ -42,6 +42,10 @@ class SameClass(NamedTuple):
     code: Tensor
     ref_code: Tensor
 
+    def negative(self, rows: slice) -> Tensor:
+        """(rows, R) bool, pairs of two classes."""
+        return self.code[rows, None] != self.ref_code
+
 
 def same_class_pairs(labels: Tensor, ref_labels: Tensor, *, without_self: bool) -> SameClass:
     """Positions (i, j) with ``labels[i] == ref_labels[j]``, without a (B, R) mask.

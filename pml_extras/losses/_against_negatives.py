@@ -11,10 +11,8 @@ from torch import Tensor
 from pml_extras._checks import check_count
 from pml_extras._distances import Comparison, comparison
 from pml_extras._pml import (
-    FullPrecisionLoss,
     LossDict,
     all_pairs,
-    label_masks,
     listed_pairs,
     per_pair,
     required_labels,
@@ -25,8 +23,8 @@ from pml_extras.functional.tiles import (
     in_parts,
     lines_at_a_time,
     parts_of_rows,
-    same_class_pairs,
 )
+from pml_extras.losses._pair_loss import PairLoss
 
 
 class Formulas(NamedTuple):
@@ -41,7 +39,7 @@ class Formulas(NamedTuple):
     pair_losses: Callable[[Tensor, Tensor], Tensor]
 
 
-class AgainstNegatives(FullPrecisionLoss):
+class AgainstNegatives(PairLoss):
     """A loss that sees of the negatives of an anchor their log-sum-exp alone.
 
     Without a tuple some rows of the pairwise matrix are held at a time, with one the whole.
@@ -93,15 +91,16 @@ class AgainstNegatives(FullPrecisionLoss):
     ) -> tuple[Tensor, Tensor, Tensor]:
         query, ref, matrix, by_rows = compared
         formulas = self.formulas()
-        pairs = same_class_pairs(labels, ref_labels, without_self=ref is query)
+        own = False if ref is query else None
+        pairs = self.positive_pairs(labels, ref_labels, own=own, tile=self.tile)
         # Parts have gradients of rows alone.
         by_rows = by_rows and not any(learned.requires_grad for learned in self.parameters())
         lines = lines_at_a_time(self.tile, len(ref), query.device) if by_rows else len(query)
 
         def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
             some = matrix(x, y)  # (rows, R)
-            negative = pairs.code[part.rows, None] != pairs.ref_code
-            log_negatives = masked_logsumexp(formulas.negative_score(some), negative)  # (rows,)
+            score = formulas.negative_score(some)
+            log_negatives = masked_logsumexp(score, pairs.negative(part.rows))  # (rows,)
             row = pairs.i[part.items] - part.rows.start
             return formulas.pair_losses(some[row, pairs.j[part.items]], log_negatives[row])
 
@@ -113,7 +112,7 @@ class AgainstNegatives(FullPrecisionLoss):
     ) -> dict[str, Any]:
         """Of a compiled graph, which holds no lists whose length depends on the labels."""
         query, ref, matrix, _ = compared
-        positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref is query)
+        positive, negative = self.label_masks(labels, ref_labels, ref_is_batch=ref is query)
         whole = matrix(query, ref)  # (B, R)
         formulas = self.formulas()
         log_negatives = masked_logsumexp(formulas.negative_score(whole), negative)  # (B,)

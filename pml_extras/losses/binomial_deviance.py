@@ -8,17 +8,15 @@ from torch import Tensor
 from pml_extras._checks import check_finite, check_flag, check_positive
 from pml_extras._distances import distance_matrix
 from pml_extras._pml import (
-    FullPrecisionLoss,
     LossDict,
-    pair_masks,
-    pairs_of,
     per_element,
     per_pair,
 )
 from pml_extras.functional.binomial_deviance import binomial_deviance, mean_binomial_deviance
+from pml_extras.losses._pair_loss import PairLoss
 
 
-class BinomialDevianceLoss(FullPrecisionLoss):
+class BinomialDevianceLoss(PairLoss):
     r"""Positive pairs above a similarity, negative pairs below it, by a logistic penalty.
 
     .. math::
@@ -98,14 +96,13 @@ class BinomialDevianceLoss(FullPrecisionLoss):
         pull = self.distance.margin(matrix, self.threshold)
         push = self.distance.margin(self.threshold, matrix)
         if self.per_anchor:
-            shape = (matrix.shape[0], matrix.shape[1])
-            positive, negative = pair_masks(
-                indices_tuple, labels, ref_labels, shape, matrix.device, ref_is_batch=ref_is_batch
+            positive, negative = self.pair_masks(
+                indices_tuple, labels, ref_labels, matrix, ref_is_batch=ref_is_batch
             )
             pos = mean_binomial_deviance(pull, positive, scale=self.scale_pos)
             neg = mean_binomial_deviance(push, negative, scale=self.scale_neg)
             return {"pos_loss": per_element(pos), "neg_loss": per_element(neg)}
-        pairs = pairs_of(
+        pairs = self.candidates(
             indices_tuple, labels, ref_labels, matrix.device, ref_is_batch=ref_is_batch
         )
         loss_dict = {name: self.zero_loss() for name in self._sub_loss_names()}  # without pairs

@@ -14,12 +14,9 @@ from pml_extras._distances import (
     is_product,
 )
 from pml_extras._pml import (
-    FullPrecisionLoss,
     LossDict,
     all_pairs,
-    label_masks,
     listed_pairs,
-    pair_masks,
     per_anchor,
     per_pair,
     required_labels,
@@ -29,6 +26,7 @@ from pml_extras.functional.log_negatives import log_negatives
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
 from pml_extras.functional.pairwise import CHUNK_ELEMENTS, distances_of_pairs
 from pml_extras.functional.tiles import Part, in_parts, parts_of_items, same_class_pairs
+from pml_extras.losses._pair_loss import PairLoss
 
 _MANY_ELEMENTS = 256**2
 """Elements of the pairwise matrix from which tiles are faster than the whole, and smaller."""
@@ -49,7 +47,7 @@ class _Pairs(NamedTuple):
     """(P,) bool of a compiled graph, which has all pairs of the batch: which are positive."""
 
 
-class _TwoMargins(FullPrecisionLoss):
+class _TwoMargins(PairLoss):
     """The constructor that both losses share, and what they see of a batch with labels."""
 
     def __init__(
@@ -78,7 +76,7 @@ class _TwoMargins(FullPrecisionLoss):
             return self._of_tiles(compared, labels, ref_labels)
         ref_is_batch = ref_emb is embeddings
         matrix = compared.matrix(compared.query, compared.ref)  # (B, R)
-        positive, negative = label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
+        positive, negative = self.label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
         push = self.distance.margin(self.neg_margin, matrix)
         of_query = masked_logsumexp(push, negative)
         of_ref = of_query if ref_is_batch else masked_logsumexp(push.T, negative.T)
@@ -90,6 +88,8 @@ class _TwoMargins(FullPrecisionLoss):
         return _Pairs(i, j, self.distance.margin(matrix[i, j], self.pos_margin), of_query, of_ref)
 
     def _in_tiles(self, elements: int) -> bool:
+        if self.match_fn is not None:  # tiles are of sorted classes
+            return False
         if not (is_euclidean(self.distance) or is_product(self.distance)):
             return False
         return elements > 0 and (self.tile is not None or elements >= _MANY_ELEMENTS)
@@ -254,13 +254,8 @@ class GeneralizedLiftedStructureLoss(_TwoMargins):
             log_positives = segment_logsumexp(pull, pairs.i, len(embeddings))
             return per_anchor(generalized_lifted_structure(log_positives, pairs.of_query))
         matrix = distance_matrix(self.distance, embeddings, ref_emb)  # (B, R)
-        positive, negative = pair_masks(
-            indices_tuple,
-            labels,
-            ref_labels,
-            (matrix.shape[0], matrix.shape[1]),
-            matrix.device,
-            ref_is_batch=ref_emb is embeddings,
+        positive, negative = self.pair_masks(
+            indices_tuple, labels, ref_labels, matrix, ref_is_batch=ref_emb is embeddings
         )
         pull = self.distance.margin(matrix, self.pos_margin)
         push = self.distance.margin(self.neg_margin, matrix)

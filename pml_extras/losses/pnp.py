@@ -4,23 +4,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_extras._checks import check_count, check_one_of, check_positive, refuse
-from pml_extras._distances import require_distance
+from pml_extras._checks import check_one_of, check_positive, refuse
 from pml_extras._pml import (
-    FullPrecisionLoss,
     LossDict,
     per_element,
     refuse_references,
     required_labels,
 )
 from pml_extras.functional.ranking import PNP_VARIANTS, pnp, soft_count
-from pml_extras.losses._over_positives import mean_over_positives
+from pml_extras.losses._over_positives import RankingLoss
 
 
-class PNPLoss(FullPrecisionLoss):
+class PNPLoss(RankingLoss):
     r"""Negatives that are ranked before positives, and nothing else of the average precision.
 
     .. math::
@@ -74,17 +71,13 @@ class PNPLoss(FullPrecisionLoss):
         tile: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        require_distance(self.distance, CosineSimilarity)
+        super().__init__(tile, **kwargs)
         check_positive(b=b, alpha=alpha, anneal=anneal)
         check_one_of(self.VARIANTS, variant=variant)
-        if tile is not None:
-            check_count(1, tile=tile)
         self.b = b
         self.alpha = alpha
         self.anneal = anneal
         self.variant = variant
-        self.tile = tile
         self.add_to_recordable_attributes(list_of_names=["b", "alpha", "anneal"], is_stat=False)
 
     def compute_loss(
@@ -105,13 +98,11 @@ class PNPLoss(FullPrecisionLoss):
         def value(_: Tensor, negatives: Tensor, score: Tensor, row: Tensor) -> Tensor:
             return penalty(soft_count(negatives, score, row))
 
-        means, counts = mean_over_positives(
+        means, counts = self.mean_over_positives(
             value,
-            self.distance,
             embeddings,
             labels,
             temperature=self.anneal,
-            tile=self.tile,
         )
         if torch.compiler.is_compiling():
             return {"loss": per_element(means, members=counts > 1)}
@@ -119,6 +110,3 @@ class PNPLoss(FullPrecisionLoss):
         if len(together) == 0:
             return self.zero_losses()  # type: ignore[no-any-return]
         return {"loss": {**per_element(means[together]), "indices": together}}
-
-    def get_default_distance(self) -> CosineSimilarity:
-        return CosineSimilarity()

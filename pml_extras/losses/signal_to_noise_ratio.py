@@ -10,19 +10,19 @@ from torch import Tensor
 from pml_extras._checks import check_finite
 from pml_extras._distances import Comparison, comparison, require_distance
 from pml_extras._pml import (
-    FullPrecisionLoss,
     LossDict,
     already_reduced_parts,
-    pairs_of,
     per_pair,
     required_labels,
 )
 from pml_extras._reduction import StackedReducers
+from pml_extras.functional.relation import MasksOfRows
 from pml_extras.functional.snr import sum_above_zero
 from pml_extras.functional.tiles import Part, in_parts, lines_at_a_time, parts_of_rows
+from pml_extras.losses._pair_loss import PairLoss
 
 
-class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
+class SignalToNoiseRatioContrastiveLoss(PairLoss):
     r"""Positive pairs below a noise-to-signal ratio, negative pairs above one, by hinges.
 
     .. math::
@@ -85,13 +85,15 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         dense = indices_tuple is not None or torch.compiler.is_compiling()
         if compared.by_rows and not dense and self._needs_no_list():
             labels, ref_labels = required_labels(labels, ref_labels)
-            means = self._means_above_zero(compared, labels.clone(), ref_labels.clone())
+            masks = self.masks_of_rows(labels, ref_labels, ref_is_batch=same)
+            means = self._means_above_zero(compared, masks)
             # What is left where no hinge is above 0: attached, and NaN where a row is.
             nothing = 0 * (embeddings.sum() + ref_emb.sum())
             return already_reduced_parts(
                 {name: torch.where(mean > 0, mean, 0.0) + nothing for name, mean in means.items()}
             )
-        pairs = pairs_of(indices_tuple, labels, ref_labels, embeddings.device, ref_is_batch=same)
+        given = indices_tuple, labels, ref_labels, embeddings.device
+        pairs = self.candidates(*given, ref_is_batch=same)
         ratio = compared.matrix(compared.query, compared.ref)  # (B, R)
         loss_dict = {name: self.zero_loss() for name in self._sub_loss_names()}  # without pairs
         if len(pairs.i) > 0:
@@ -110,19 +112,14 @@ class SignalToNoiseRatioContrastiveLoss(FullPrecisionLoss):
         given = [own.get(name, self.reducer.default_reducer) for name in self._sub_loss_names()]
         return all(type(r) is AvgNonZeroReducer and not r.collect_stats for r in given)
 
-    def _means_above_zero(
-        self, compared: Comparison, labels: Tensor, ref_labels: Tensor
-    ) -> dict[str, Tensor]:
-        """0-dim mean of the hinges above 0 by sub-loss, 0 without any; labels are not changed."""
+    def _means_above_zero(self, compared: Comparison, masks: MasksOfRows) -> dict[str, Tensor]:
+        """0-dim mean of the hinges above 0 by sub-loss, 0 without any."""
         query, ref, matrix, _ = compared
         pos_margin, neg_margin = self.pos_margin, self.neg_margin
 
         def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
             ratio = matrix(x, y)  # (rows, R)
-            positive = labels[part.rows, None] == ref_labels
-            negative = ~positive
-            if ref is query:
-                positive.diagonal(part.rows.start).fill_(False)
+            positive, negative = masks(part.rows)
             pull, num_pulled = sum_above_zero(ratio - pos_margin, positive)
             push, num_pushed = sum_above_zero(neg_margin - ratio, negative)
             numbers = (count.to(ratio.dtype) for count in (num_pulled, num_pushed))

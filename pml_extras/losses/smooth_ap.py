@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_extras._checks import check_count, check_positive
-from pml_extras._distances import require_distance
+from pml_extras._checks import check_positive
 from pml_extras._pml import (
-    FullPrecisionLoss,
     LossDict,
     anchor_weights,
     per_anchor,
@@ -16,10 +13,10 @@ from pml_extras._pml import (
     required_labels,
 )
 from pml_extras.functional.ranking import smooth_precision
-from pml_extras.losses._over_positives import mean_over_positives
+from pml_extras.losses._over_positives import RankingLoss
 
 
-class SmoothAPLoss(FullPrecisionLoss):
+class SmoothAPLoss(RankingLoss):
     r"""One minus the average precision of the batch, ranked about each of its rows.
 
     .. math:: \ell_i = 1 - AP_i, \qquad P_i = \{j : y_j = y_i\} \ni i
@@ -60,13 +57,9 @@ class SmoothAPLoss(FullPrecisionLoss):
     """
 
     def __init__(self, temperature: float = 0.01, tile: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        require_distance(self.distance, CosineSimilarity)
+        super().__init__(tile, **kwargs)
         check_positive(temperature=temperature)
-        if tile is not None:
-            check_count(1, tile=tile)
         self.temperature = temperature
-        self.tile = tile
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
 
     def compute_loss(
@@ -79,16 +72,11 @@ class SmoothAPLoss(FullPrecisionLoss):
     ) -> LossDict:
         refuse_references(embeddings, ref_emb, "Smooth-AP ranks the rows of one batch.")
         labels, _ = required_labels(labels, ref_labels)
-        precision, _ = mean_over_positives(
+        precision, _ = self.mean_over_positives(
             smooth_precision,
-            self.distance,
             embeddings,
             labels,
             temperature=self.temperature,
-            tile=self.tile,
         )
         weights = anchor_weights(indices_tuple, labels, precision.dtype, has_ref=False)
         return per_anchor((1 - precision) * weights)
-
-    def get_default_distance(self) -> CosineSimilarity:
-        return CosineSimilarity()

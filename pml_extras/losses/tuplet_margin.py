@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pml_extras._checks import check_finite, check_positive
 from pml_extras._distances import distance_matrix, require_distance
-from pml_extras._pml import LossDict, pairs_of
+from pml_extras._pml import LossDict
 from pml_extras.functional.tuplet_margin import tuplet_margin
 from pml_extras.losses._against_negatives import AgainstNegatives, Formulas
 
@@ -103,7 +103,8 @@ class TupletMarginLoss(AgainstNegatives):
     ) -> None:
         angle = distance_matrix(self.distance, embeddings, ref_emb).clamp(-1, 1).acos().rad2deg()
         same = ref_emb is embeddings
-        pairs = pairs_of(indices_tuple, labels, ref_labels, angle.device, ref_is_batch=same)
+        given = indices_tuple, labels, ref_labels, angle.device
+        pairs = self.candidates(*given, ref_is_batch=same)
         of_positives, of_negatives = angle[pairs.i, pairs.j], angle[pairs.k, pairs.l]
         if len(of_positives) > 0 and len(of_negatives) > 0:
             self.avg_pos_angle = of_positives.mean().item()

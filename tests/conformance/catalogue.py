@@ -290,6 +290,7 @@ NOT_LOSSES: tuple[str, ...] = (
     "pooling.GeneralizedSumPooling",
     "pooling.replace_pooling",
     "miners.HardNeighbourMiner",
+    "miners.RelationMiner",
     "reducers.BatchSizeReducer",
     "samplers.EpochMPerClassSampler",
     "samplers.HardNeighbourBatchSampler",

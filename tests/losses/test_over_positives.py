@@ -41,7 +41,7 @@ def assert_same(loss, x, y, of_similarities, *, fewest):
 @given(batches(), TILES, st.sampled_from((0.02, 0.3)))
 def test_smooth_ap_agrees_with_the_equation(batch, tile, temperature):
     loss = SmoothAPLoss(temperature, tile=tile, reducer=UNREDUCED)
-    assert_same(loss, *batch, lambda s, y: oracle.smooth_ap(s, y, temperature), fewest=1)
+    assert_same(loss, *batch, lambda s, y: oracle.smooth_ap(s, oracle.of_classes(y), temperature), fewest=1)
 
 
 @given(
@@ -51,7 +51,10 @@ def test_pnp_agrees_with_the_equation(batch, tile, variant, hyper):
     temperature, alpha, b = hyper
     loss = PNPLoss(b, alpha, temperature, variant, tile=tile, reducer=UNREDUCED)
     assert_same(
-        loss, *batch, lambda s, y: oracle.pnp(s, y, temperature, variant, alpha, b), fewest=2
+        loss,
+        *batch,
+        lambda s, y: oracle.pnp(s, oracle.of_classes(y), temperature, variant, alpha, b),
+        fewest=2,
     )
 
 
@@ -96,7 +99,8 @@ def test_smooth_ap_equals_pml_where_pml_has_the_equation(temperature):
 def test_smooth_ap_departs_from_pml_where_its_counts_are_swapped():
     x, y = torch.randn(32, 16), torch.arange(8).repeat_interleave(4)
     unit = torch.nn.functional.normalize(x.double())
-    expected = torch.stack(oracle.smooth_ap((unit @ unit.T).unbind(), y.tolist(), 0.01)).mean()
+    sides = oracle.of_classes(y.tolist())
+    expected = torch.stack(oracle.smooth_ap((unit @ unit.T).unbind(), sides, 0.01)).mean()
     assert SmoothAPLoss()(x, y).item() == pytest.approx(expected.item(), abs=1e-5)
     assert abs(losses.SmoothAPLoss()(x, y) - expected) > 1e-4
 

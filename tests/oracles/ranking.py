@@ -7,15 +7,26 @@ def higher(a, b, temperature):
     return 1 / (1 + torch.exp((b - a) / temperature))
 
 
-def smooth_ap(sim, labels, temperature):
-    """One loss a row of a square table of similarities."""
+def of_classes(labels):
+    """(positives, negatives) of each row, itself among the first."""
+    return [
+        (
+            [j for j in range(len(labels)) if labels[j] == label],
+            [n for n in range(len(labels)) if labels[n] != label],
+        )
+        for label in labels
+    ]
+
+
+def smooth_ap(sim, sides, temperature):
+    """One loss a row of a square table of similarities; ``sides`` as of_classes has them."""
     out = []
-    for i, row in enumerate(sim):
-        positives = [j for j in range(len(row)) if labels[j] == labels[i]]
-        total = 0 * row[i]
+    for row, (positives, negatives) in zip(sim, sides, strict=True):
+        total = 0 * row[0]
         for j in positives:
             in_positives = 1 + sum(higher(row[k], row[j], temperature) for k in positives if k != j)
-            in_all = 1 + sum(higher(row[k], row[j], temperature) for k in range(len(row)) if k != j)
+            both = positives + negatives
+            in_all = 1 + sum(higher(row[k], row[j], temperature) for k in both if k != j)
             total = total + in_positives / in_all
         out.append(1 - total / len(positives))
     return out
@@ -31,13 +42,11 @@ def penalty(r, variant, alpha, b):
     }[variant]()
 
 
-def pnp(sim, labels, temperature, variant, alpha, b):
-    """One loss a row of a square table of similarities."""
+def pnp(sim, sides, temperature, variant, alpha, b):
+    """One loss a row of a square table of similarities; ``sides`` as of_classes has them."""
     out = []
-    for i, row in enumerate(sim):
-        positives = [j for j in range(len(row)) if labels[j] == labels[i]]
-        negatives = [n for n in range(len(row)) if labels[n] != labels[i]]
-        total = 0 * row[i]
+    for row, (positives, negatives) in zip(sim, sides, strict=True):
+        total = 0 * row[0]
         for j in positives:
             before = sum((higher(row[n], row[j], temperature) for n in negatives), start=0 * row[j])
             total = total + penalty(before, variant, alpha, b)
