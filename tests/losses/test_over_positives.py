@@ -41,7 +41,9 @@ def assert_same(loss, x, y, of_similarities, *, fewest):
 @given(batches(), TILES, st.sampled_from((0.02, 0.3)))
 def test_smooth_ap_agrees_with_the_equation(batch, tile, temperature):
     loss = SmoothAPLoss(temperature, tile=tile, reducer=UNREDUCED)
-    assert_same(loss, *batch, lambda s, y: oracle.smooth_ap(s, oracle.of_classes(y), temperature), fewest=1)
+    assert_same(
+        loss, *batch, lambda s, y: oracle.smooth_ap(s, oracle.of_classes(y), temperature), fewest=1
+    )
 
 
 @given(
