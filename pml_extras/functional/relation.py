@@ -1,12 +1,15 @@
 """Pairs by a comparison of labels that need not be their equality."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pml_extras._checks import ranges, refuse
+from pml_extras.functional.masked import masked_logsumexp
+from pml_extras.functional.tiles import Part, in_parts
 
 MatchFn = Callable[[Tensor, Tensor], Tensor]
 """(labels of some rows, labels of all R references) -> (rows, R), bool or integers.
@@ -135,3 +138,51 @@ def related_pairs(
     i, j = (torch.cat(side) for side in zip(*found, strict=True))
     counts = torch.bincount(i, minlength=len(labels))
     return RelatedPairs(i, j, [0, *counts.cumsum(0).tolist()], masks)
+
+
+def related_log_negatives(
+    score: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    masks: MasksOfRows,
+    *,
+    lines: int,
+) -> tuple[Tensor, Tensor]:
+    r"""Negatives of each row as one number, and those of each reference.
+
+    .. math::
+        a_i = \log \sum_{j: (i, j) \in N} e^{s_{ij}}, \qquad
+        b_j = \log \sum_{i: (i, j) \in N} e^{s_{ij}}
+
+    Args:
+        score: (rows, D) and (R, D) -> (rows, R) s, by rows; differentiable.
+        x: (B, D).
+        y: (R, D); x itself has no others, and b is a there.
+        masks: of which the second are N.
+        lines: rows at a time.
+
+    Returns:
+        a, (B,), and b, (R,), ``-inf`` with zero gradient without negatives. Memory:
+        O(lines R + B R / lines), the second for references alone.
+    """
+    same = y is x
+    width = 0 if same else len(y)
+
+    def block(rows: Tensor, others: Tensor, part: Part) -> Tensor:
+        scores, negative = score(rows, others), masks(part.rows)[1]  # (rows, R)
+        of_rows = masked_logsumexp(scores, negative)
+        if same:
+            return of_rows
+        return torch.cat([of_rows, masked_logsumexp(scores.T, negative.T)])
+
+    spans = [slice(first, min(first + lines, len(x))) for first in range(0, len(x), lines)]
+    sizes = [rows.stop - rows.start + width for rows in spans]
+    stops = accumulate(sizes)
+    items = [slice(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)]
+    sums = in_parts(block, x, y, [Part(*part) for part in zip(spans, items, strict=True)])
+    pieces = sums.split(sizes)
+    of_x = torch.cat([piece[: len(piece) - width] for piece in pieces])
+    if same:
+        return of_x, of_x
+    of_y = torch.stack([piece[len(piece) - width :] for piece in pieces], dim=1)  # (R, parts)
+    return of_x, masked_logsumexp(of_y, ~of_y.isneginf())

@@ -45,7 +45,8 @@ class BinomialDevianceLoss(PairLoss):
             False: over pairs, so that a class counts by the square of its rows.
         **kwargs: pml's ``distance`` (default ``CosineSimilarity()``; a distance where smaller is
             closer changes the sign of every excess), ``reducer``, ``embedding_regularizer`` and
-            ``collect_stats``.
+            ``collect_stats``; and ``match_fn``, a relation in place of equal labels:
+            :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     A miner's tuple says which pairs there are: with ``per_anchor`` how often one is listed does not
     matter, without it a pair listed twice counts twice. References (``ref_emb``) are the other side

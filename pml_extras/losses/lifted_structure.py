@@ -25,7 +25,13 @@ from pml_extras.functional.lifted_structure import generalized_lifted_structure,
 from pml_extras.functional.log_negatives import log_negatives
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
 from pml_extras.functional.pairwise import CHUNK_ELEMENTS, distances_of_pairs
-from pml_extras.functional.tiles import Part, in_parts, parts_of_items, same_class_pairs
+from pml_extras.functional.relation import RelatedPairs, related_log_negatives
+from pml_extras.functional.tiles import (
+    Part,
+    in_parts,
+    lines_at_a_time,
+    parts_of_items,
+)
 from pml_extras.losses._pair_loss import PairLoss
 
 _MANY_ELEMENTS = 256**2
@@ -88,15 +94,15 @@ class _TwoMargins(PairLoss):
         return _Pairs(i, j, self.distance.margin(matrix[i, j], self.pos_margin), of_query, of_ref)
 
     def _in_tiles(self, elements: int) -> bool:
-        if self.match_fn is not None:  # tiles are of sorted classes
-            return False
         if not (is_euclidean(self.distance) or is_product(self.distance)):
             return False
         return elements > 0 and (self.tile is not None or elements >= _MANY_ELEMENTS)
 
     def _of_tiles(self, compared: Comparison, labels: Tensor, ref_labels: Tensor) -> _Pairs:
         query, ref = compared.query, None if compared.ref is compared.query else compared.ref
-        i, j, starts, *_ = same_class_pairs(labels, ref_labels, without_self=ref is None)
+        own = False if ref is None else None
+        pairs = self.positive_pairs(labels, ref_labels, own=own, tile=self.tile)
+        i, j, starts = pairs.i, pairs.j, pairs.starts
         distances = is_euclidean(self.distance)
 
         def block(x: Tensor, y: Tensor, part: Part) -> Tensor:
@@ -106,6 +112,17 @@ class _TwoMargins(PairLoss):
 
         parts = parts_of_items(starts, max(1, CHUNK_ELEMENTS // query.shape[1]))
         positives = in_parts(block, query, compared.ref, parts)  # (P,)
+        pull = self.distance.margin(positives, self.pos_margin)
+        if isinstance(pairs, RelatedPairs):
+            margin, neg_margin = self.distance.margin, self.neg_margin
+
+            def push(x: Tensor, y: Tensor) -> Tensor:
+                scores: Tensor = margin(neg_margin, compared.matrix(x, y))
+                return scores
+
+            lines = lines_at_a_time(self.tile, len(compared.ref), query.device)
+            sums = related_log_negatives(push, query, compared.ref, pairs.masks, lines=lines)
+            return _Pairs(i, j, pull, *sums)
         of_query, of_ref = log_negatives(
             query,
             labels,
@@ -115,13 +132,7 @@ class _TwoMargins(PairLoss):
             tile=self.tile,
         )
         margin = self.neg_margin if distances else -self.neg_margin
-        return _Pairs(
-            i,
-            j,
-            self.distance.margin(positives, self.pos_margin),
-            of_query + margin,
-            of_ref + margin,
-        )
+        return _Pairs(i, j, pull, of_query + margin, of_ref + margin)
 
 
 class LiftedStructureLoss(_TwoMargins):
@@ -142,7 +153,8 @@ class LiftedStructureLoss(_TwoMargins):
         tile: rows and columns of the pairwise matrix that are held at a time; None chooses by size
             and device.
         **kwargs: pml's ``distance`` (default ``LpDistance()``), ``reducer`` (default
-            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``; and ``match_fn``,
+            a relation in place of equal labels: :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     A miner's tuple: (a1, p) are the positive pairs; (a2, n) is a negative of its anchor a2 alone;
     a pair listed twice counts twice, so all triplets of a batch are not all of its pairs.
@@ -150,12 +162,14 @@ class LiftedStructureLoss(_TwoMargins):
     References (``ref_emb``): negatives of query i are references of another class, those of
     reference j are queries of another class (row i and column j of one matrix). With references
     equal to the queries that is the paper's loss; all pairs of equal labels are positives, since a
-    reference is not known to be a copy of a query.
+    reference is not known to be a copy of a query. A ``match_fn`` that is not symmetric is read
+    likewise: row j says what are negatives of row j, and column j those of reference j.
 
     Memory: O(B D + R D + tile^2 + P) for P positive pairs. The whole (B, R) matrix is held with a
     tuple, with another distance than ``LpDistance(p=2)``, ``CosineSimilarity`` and
     ``DotProductSimilarity`` of power 1, and where it has less than 65,536 elements, unless
-    ``tile`` is given.
+    ``tile`` is given. With ``match_fn``, which knows no classes to sort by, ``tile`` rows of the
+    matrix are held at a time: O(B D + R D + tile R + P), and B R / tile with references.
 
     Output: "pos_pair", one loss a positive pair, shape (P,); both orders of a pair are listed.
 
@@ -216,7 +230,8 @@ class GeneralizedLiftedStructureLoss(_TwoMargins):
         tile: rows and columns of the pairwise matrix that are held at a time; None chooses by size
             and device.
         **kwargs: pml's ``distance`` (default ``LpDistance()``), ``reducer`` (default
-            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``; and ``match_fn``,
+            a relation in place of equal labels: :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     A miner's tuple says which pairs there are; how often one is listed does not matter, as in pml.
     References (``ref_emb``) are the other side of the pairs.
@@ -224,7 +239,8 @@ class GeneralizedLiftedStructureLoss(_TwoMargins):
     Memory: O(B D + R D + tile^2 + P) for P positive pairs. The whole (B, R) matrix is held with a
     tuple, with another distance than ``LpDistance(p=2)``, ``CosineSimilarity`` and
     ``DotProductSimilarity`` of power 1, and where it has less than 65,536 elements, unless
-    ``tile`` is given.
+    ``tile`` is given. With ``match_fn``, which knows no classes to sort by, ``tile`` rows of the
+    matrix are held at a time: O(B D + R D + tile R + P), and B R / tile with references.
 
     Output: "element", one loss a row of the batch, shape (B,).
 

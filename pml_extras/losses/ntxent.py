@@ -28,7 +28,8 @@ class NTXentLoss(AgainstNegatives):
             0-dim tensor; an ``nn.Parameter`` is learned.
         tile: rows of the pairwise matrix that are held at a time; None chooses by size and device.
         **kwargs: pml's ``distance`` (default ``CosineSimilarity()``), ``reducer`` (default
-            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``; and ``match_fn``,
+            a relation in place of equal labels: :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     A miner's tuple: (a1, p) are the positive pairs, (a2, n) negatives of the anchor a2; a pair
     listed twice counts twice. References (``ref_emb``) are the other side of the pairs.

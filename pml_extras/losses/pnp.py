@@ -43,13 +43,16 @@ class PNPLoss(RankingLoss):
         variant: "O", "Iu", "Ib", "Ds" or "Dq", as the paper names the penalties.
         tile: positives that are held at a time beside all rows; None chooses by size and device.
         **kwargs: pml's ``distance`` (a ``CosineSimilarity``), ``reducer`` (default
-            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``; and ``match_fn``,
+            a relation in place of equal labels: :class:`pml_extras.losses._pair_loss.PairLoss`.
 
-    Memory: O(B D + tile B + P) for P = sum of squared class sizes; with a subclass of
+    Memory: O(B D + tile B + P) for P = sum of squared class sizes, or the positives that
+    ``match_fn`` names; with a subclass of
     ``CosineSimilarity`` O(P B).
 
     Output: "element", one loss a row that is not alone in its class, with the positions of these;
-    a row alone is a negative of others only.
+    a row alone is a negative of others only. With ``match_fn`` a row is among its own positives
+    whatever that says.
 
     Departures from pml 2.9.0: one loss a row, which any reducer may take (pml: their mean, already
     reduced); a float16 batch has a finite gradient; numbers out of their ranges are refused, those

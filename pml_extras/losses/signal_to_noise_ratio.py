@@ -43,7 +43,9 @@ class SignalToNoiseRatioContrastiveLoss(PairLoss):
         pos_margin: :math:`m^+`, finite, a ratio from which positives are pulled.
         neg_margin: :math:`m^-`, finite, a ratio to which negatives are pushed.
         **kwargs: pml's ``distance`` (an ``SNRDistance``), ``reducer`` (default
-            ``AvgNonZeroReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+            ``AvgNonZeroReducer()``), ``embedding_regularizer`` and ``collect_stats``; and
+            ``match_fn``, a relation in place of equal labels:
+            :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     A miner's tuple: (a1, p) are the positive pairs, (a2, n) the negative ones; a pair listed twice
     counts twice. References (``ref_emb``) are the other side of the pairs.

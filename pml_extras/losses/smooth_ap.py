@@ -33,13 +33,16 @@ class SmoothAPLoss(RankingLoss):
         temperature: :math:`\tau > 0` of the sigmoids, in units of cosine.
         tile: positives that are held at a time beside all rows; None chooses by size and device.
         **kwargs: pml's ``distance`` (a ``CosineSimilarity``), ``reducer`` (default
-            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``.
+            ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``; and ``match_fn``,
+            a relation in place of equal labels: :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     Classes of any sizes in any order; a row alone in its class costs 0 and counts in the mean.
+    With ``match_fn`` a row is among its own positives whatever that says.
 
     A miner's tuple: row i is weighed by how often it occurs, over the largest count, as in pml.
 
-    Memory: O(B D + tile B + P) for P = sum of squared class sizes; with a subclass of
+    Memory: O(B D + tile B + P) for P = sum of squared class sizes, or the positives that
+    ``match_fn`` names; with a subclass of
     ``CosineSimilarity`` O(P B).
 
     Output: "element", one loss a row of the batch, shape (B,), as the sub-loss ``loss``.

@@ -35,7 +35,9 @@ class TupletMarginLoss(AgainstNegatives):
         tile: rows of the pairwise matrix that are held at a time; None chooses by size and device.
         **kwargs: pml's ``distance`` (a ``CosineSimilarity``), ``reducer`` (default
             ``MeanReducer()``), ``embedding_regularizer`` and ``collect_stats``: the mean angles of
-            positive and negative pairs in degrees, ``avg_pos_angle`` and ``avg_neg_angle``.
+            positive and negative pairs in degrees, ``avg_pos_angle`` and ``avg_neg_angle``; and
+            ``match_fn``, a relation in place of equal labels:
+            :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     A miner's tuple: (a1, p) are the positive pairs, (a2, n) negatives of the anchor a2; a pair
     listed twice counts twice. References (``ref_emb``) are the other side of the pairs.

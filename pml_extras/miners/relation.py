@@ -28,7 +28,7 @@ class RelationMiner(BaseMiner):
     In a memory each row has a copy of itself among the references; it is no positive there, and is
     a negative where ``match_fn`` says so, of a row without any label for instance: let it say 1 or
     -1 of a label and itself. The memory holds labels of one dimension: positions in a table, as
-    :class:`pml_extras.losses.NTXentLoss` says.
+    :class:`pml_extras.losses._pair_loss.PairLoss` says.
 
     Memory: 16 bytes a pair, and the (B, R) relation.
 

@@ -155,7 +155,8 @@ def test_committed_pages_are_those_of_the_records() -> None:
 def test_the_loops_of_the_page_and_our_loss_are_the_equation(batch: smooth_ap.Batch) -> None:
     rows, labels = batch.rows()
     x = torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float64))
-    expected = torch.stack(ranking.smooth_ap(x @ x.T, labels, smooth_ap.TEMPERATURE)).mean()
+    sides = ranking.of_classes(labels)
+    expected = torch.stack(ranking.smooth_ap(x @ x.T, sides, smooth_ap.TEMPERATURE)).mean()
     assert smooth_ap.equation(rows, labels) == pytest.approx(float(expected), rel=1e-12)
     ours = SmoothAPLoss(temperature=smooth_ap.TEMPERATURE)(x, torch.tensor(labels))
     assert float(ours) == pytest.approx(float(expected), rel=1e-10)
