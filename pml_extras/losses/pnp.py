@@ -47,8 +47,7 @@ class PNPLoss(RankingLoss):
             a relation in place of equal labels: :class:`pml_extras.losses._pair_loss.PairLoss`.
 
     Memory: O(B D + tile B + P) for P = sum of squared class sizes, or the positives that
-    ``match_fn`` names; with a subclass of
-    ``CosineSimilarity`` O(P B).
+    ``match_fn`` names; with a subclass of ``CosineSimilarity`` O(P B).
 
     Output: "element", one loss a row that is not alone in its class, with the positions of these;
     a row alone is a negative of others only. With ``match_fn`` a row is among its own positives

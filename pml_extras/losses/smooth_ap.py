@@ -42,8 +42,7 @@ class SmoothAPLoss(RankingLoss):
     A miner's tuple: row i is weighed by how often it occurs, over the largest count, as in pml.
 
     Memory: O(B D + tile B + P) for P = sum of squared class sizes, or the positives that
-    ``match_fn`` names; with a subclass of
-    ``CosineSimilarity`` O(P B).
+    ``match_fn`` names; with a subclass of ``CosineSimilarity`` O(P B).
 
     Output: "element", one loss a row of the batch, shape (B,), as the sub-loss ``loss``.
 
