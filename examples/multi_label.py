@@ -3,8 +3,8 @@
 Trains a small network on made-up images of one to three things each, with NTXentLoss, in three
 ways: the first thing is the class of an image; images with exactly the same things are of one
 class; and ``match_fn``: images with a thing in common are positives of each other, which is no
-equality of classes. A fourth way leaves out of the third those pairs that share some things and
-differ in others, which are neither positive nor negative there:
+equality of classes. In a fourth way positives have half of their things in common, and images that
+share less are neither positives nor negatives of each other:
 
     python examples/multi_label.py
 

@@ -11,8 +11,6 @@ from pml_extras import losses
 from pml_extras.functional import tiles
 from pml_extras.losses import lifted_structure
 from pml_extras.testing import Status, check_loss, promises
-from pml_extras.wrappers import CrossBatchMemory, SelfSupervisedLoss
-from pml_extras.wrappers._split import refuse_what_cannot_be_split
 from tests.largest import Largest
 
 TILED = {
@@ -218,6 +216,23 @@ def test_a_batch_without_a_pair_is_an_attached_zero(name):
     assert (grad == 0).all()
 
 
+@EVERY
+def test_no_rows_and_no_references_are_an_attached_zero(name):
+    x, targets = batch(4)
+    loss = ALL[name](match_fn=overlap)
+    calls = [(x[:0], targets[:0])]
+    if name not in RANKINGS:
+        calls += [(x, targets, None, torch.zeros(0, 6).double(), targets[:0])]
+    for given in calls:
+        value, grad = (
+            value_and_gradient(loss, x, *given[1:])
+            if len(given) > 2
+            else (loss(*given).detach(), torch.autograd.grad(loss(*given), x)[0])
+        )
+        assert value == 0
+        assert (grad == 0).all()
+
+
 REFUSED = {
     "a list": (lambda a, b: [[True]], "to return (4, 4); got list"),
     "a vector": (lambda a, b: a == b, "to return (4, 4); got (4,)"),
@@ -259,23 +274,6 @@ def test_labels_are_one_a_row_and_classes_without_a_relation(name):
         ALL[name](match_fn=overlap)(x, targets, None, x.detach(), targets[:2])
     with pytest.raises(ValueError, match=r"^labels: expected"):
         ALL[name](match_fn=overlap)(x)
-
-
-def test_wrappers_that_give_a_tuple_refuse_it():
-    loss = losses.NTXentLoss(match_fn=equal)
-    with pytest.raises(ValueError, match=r"^loss: .*which raises ValueError: indices_tuple"):
-        CrossBatchMemory(loss, 6)
-    with pytest.raises(ValueError, match=r"^indices_tuple: expected None beside `match_fn`"):
-        refuse_what_cannot_be_split(loss, 6)
-
-
-def test_two_views_are_compared_by_equality_alone():
-    views = batch(5)[0], batch(5, seed=1)[0]
-    expected = SelfSupervisedLoss(losses.NTXentLoss())(*views)
-    wrapped = SelfSupervisedLoss(losses.NTXentLoss(match_fn=equal))
-    torch.testing.assert_close(wrapped(*views), expected)
-    with pytest.raises(ValueError, match=r"^loss: expected one that compares rows among"):
-        SelfSupervisedLoss(losses.NTXentLoss(match_fn=lambda a, b: (a[:, None] - b).abs() < 2))
 
 
 def test_angles_that_are_recorded_are_of_the_relation():
