@@ -79,11 +79,12 @@ def masks_of_rows(
     match_fn: MatchFn, labels: Tensor, ref_labels: Tensor, *, own: bool | None
 ) -> MasksOfRows:
     """Positive and negative pairs for some rows at a time; arguments as :func:`related_pairs`."""
-    labels, ref_labels = labels.clone(), ref_labels.clone()
+    kept = labels.clone()
+    others = kept if ref_labels is labels else ref_labels.clone()
 
     def masks(rows: slice) -> tuple[Tensor, Tensor]:
         start = None if own is None else rows.start
-        positive, negative = relation_masks(match_fn, labels[rows], ref_labels, start=start)
+        positive, negative = relation_masks(match_fn, kept[rows], others, start=start)
         if own:
             positive.diagonal(rows.start).fill_(True)
         return positive, negative
