@@ -149,6 +149,22 @@ def test_backward_has_the_relation_of_the_forward_pass_and_the_relation_is_not_w
     assert grads[0].abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("name", [n for n in ALL if n not in RANKINGS])
+def test_backward_has_the_labels_of_references_that_the_forward_pass_had(name):
+    x, ref = batch()[0], batch(30, seed=1)[0].detach()
+    grads = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiles.TILE_ELEMENTS, "cpu", 41)
+        patch.setattr(lifted_structure, "_MANY_ELEMENTS", 1)
+        for changed in (False, True):
+            ref_y = torch.arange(30) % 4
+            value = ALL[name](match_fn=equal)(x, torch.arange(40) % 5, None, ref, ref_y)
+            if changed:
+                ref_y.zero_()
+            grads.append(torch.autograd.grad(value, x)[0])
+    assert torch.equal(*grads)
+
+
 @pytest.mark.parametrize("with_ref", [False, True])
 @pytest.mark.parametrize("name", TILED)
 def test_some_rows_of_the_relation_and_of_the_matrix_exist_at_a_time(name, with_ref):
