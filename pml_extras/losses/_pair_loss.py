@@ -161,7 +161,8 @@ class PairLoss(FullPrecisionLoss):
             labels, ref_labels = required_labels(labels, ref_labels)
             return self.label_masks(labels, ref_labels, ref_is_batch=ref_is_batch)
         pairs = listed_pairs(indices_tuple, matrix.device)
-        positive, negative = torch.zeros_like(matrix, dtype=torch.bool).expand(2, -1, -1).clone()
+        shape, device = (2, *matrix.shape), matrix.device
+        positive, negative = torch.zeros(shape, dtype=torch.bool, device=device).unbind()
         positive[pairs.i, pairs.j] = True
         negative[pairs.k, pairs.l] = True
         if not torch.compiler.is_compiling() and (positive & negative).any():

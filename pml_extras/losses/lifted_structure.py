@@ -26,12 +26,7 @@ from pml_extras.functional.log_negatives import log_negatives
 from pml_extras.functional.masked import masked_logsumexp, segment_logsumexp
 from pml_extras.functional.pairwise import CHUNK_ELEMENTS, distances_of_pairs
 from pml_extras.functional.relation import RelatedPairs, related_log_negatives
-from pml_extras.functional.tiles import (
-    Part,
-    in_parts,
-    lines_at_a_time,
-    parts_of_items,
-)
+from pml_extras.functional.tiles import Part, in_parts, lines_at_a_time, parts_of_items
 from pml_extras.losses._pair_loss import PairLoss
 
 _MANY_ELEMENTS = 256**2
