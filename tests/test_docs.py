@@ -65,7 +65,7 @@ def test_readme_commands_are_those_of_the_makefile():
     for line in (
         "-m benchmarks run --dataset digits --seeds 0 1 2 --results reproduced",
         "-m benchmarks report --dataset digits --results reproduced --output reproduced",
-        '-m pytest -n auto -m "not slow"',
+        '-m pytest -n auto --dist worksteal -m "not slow"',
         '".[bench,dev]"',
     ):
         assert line in README
