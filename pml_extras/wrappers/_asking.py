@@ -6,6 +6,7 @@ stays, with one part of the batch. A loss is judged wrongly that needs more rows
 these batches have, and one whose value is the same in all draws, all hinges being closed.
 """
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
@@ -41,17 +42,34 @@ def require(loss: Any, questions: Iterator[Question], expected: str, way_out: st
     name = type(loss).__name__
     if not isinstance(loss, nn.Module):
         raise refuse("loss", expected, name, "Give an instance.")
-    state, cause = GlobalState.now(), None
+    cause = None
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
+        with undisturbed():
             wrong = _first_wrong(loss, questions)
     except Exception as error:  # of any type: the loss may be anyone's
         wrong, cause = f"which raises {type(error).__name__}: {error}".rstrip("."), error
-    finally:
-        state.restore()
     if wrong is not None:
         raise refuse("loss", expected, f"{name}, {wrong}", way_out) from cause
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """No warning is seen, new tensors are on the CPU, and the state of the process is put back."""
+    state = GlobalState.now()
+    try:
+        with warnings.catch_warnings(), torch.enable_grad(), torch.device("cpu"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        state.restore()
+
+
+def copied(loss: nn.Module) -> nn.Module:
+    """In float64 on the CPU."""
+    held = (x for module in loss.modules() for x in vars(module).values())
+    # What a loss keeps of a graph cannot be copied otherwise.
+    memo = {id(x): x.detach().clone() for x in held if torch.is_tensor(x) and not x.is_leaf}
+    return copy.deepcopy(loss, memo).to("cpu", torch.float64)
 
 
 def rows(*sizes: int, columns: int) -> Iterator[list[Tensor]]:
@@ -83,11 +101,7 @@ def _first_wrong(loss: nn.Module, questions: Iterator[Question]) -> str | None:
 def _answer(loss: nn.Module, arguments: tuple[Any, ...]) -> float:
     """Value of the loss; the sum of what it holds if it does not reduce."""
     seed_everything(0)
-    held = (x for module in loss.modules() for x in vars(module).values())
-    # What a loss keeps of a graph cannot be copied otherwise.
-    memo = {id(x): x.detach().clone() for x in held if torch.is_tensor(x) and not x.is_leaf}
-    with torch.device("cpu"):
-        value = copy.deepcopy(loss, memo).to("cpu", torch.float64)(*arguments)
+    value = copied(loss)(*arguments)
     if isinstance(value, dict):
         value = sum(torch.as_tensor(entry["losses"]).sum() for entry in value.values())
     return float(value.detach())

@@ -8,6 +8,7 @@ from torch import Tensor, distributed
 from pml_extras._checks import check_indices_tuple, check_rows, check_vector, refuse
 from pml_extras.functional.first_derivative import first_derivative_only
 from pml_extras.functional.precision import at_least_float32
+from pml_extras.wrappers._rank_order import all_rows
 
 _DTYPES = (None, *sorted({x for x in vars(torch).values() if isinstance(x, torch.dtype)}, key=str))
 _ARGUMENTS = ("embeddings", "labels", "ref_emb", "ref_labels", "enqueue_mask")
@@ -21,7 +22,7 @@ class _Joined(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, sizes: list[int], factor: int | None) -> Tensor:
         start = sum(sizes[: distributed.get_rank()])
         ctx.own, ctx.factor = slice(start, start + len(rows)), factor
-        return _all_rows(rows, sizes)
+        return all_rows(rows, sizes)
 
     @staticmethod
     @first_derivative_only  # the second would miss how the gradient depends on rows of others
@@ -31,27 +32,6 @@ class _Joined(torch.autograd.Function):
             distributed.all_reduce(total)
             return total[ctx.own].to(grad.dtype), None, None
         return grad[ctx.own] * ctx.factor, None, None
-
-
-def world_size() -> int:
-    """1 without a process group."""
-    started = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if started else 1
-
-
-def _all_rows(rows: Tensor, sizes: list[int]) -> Tensor:
-    """In rank order, padded to the most rows on the way.
-
-    As bytes: backends know few types, and autocast may refuse to join half rows.
-    """
-    columns = rows if rows.ndim == 2 else rows[:, None]
-    padded = columns.new_zeros(max(sizes), columns.shape[1])
-    padded[: len(rows)] = columns
-    packed = padded.view(torch.uint8)
-    parts = [torch.empty_like(packed) for _ in sizes]
-    distributed.all_gather(parts, packed)
-    joined = torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]).view(rows.dtype)
-    return joined if rows.ndim == 2 else joined[:, 0]
 
 
 def join(
@@ -88,7 +68,7 @@ def join(
             joined[name] = (
                 _Joined.apply(rows, sizes, factor)
                 if rows.is_floating_point() and rows.ndim == 2
-                else _all_rows(rows, sizes)
+                else all_rows(rows, sizes)
             )
     own["start"] = sum(rank[0][2] for rank in headers[: distributed.get_rank()])
     return own, joined

@@ -13,7 +13,7 @@ from pml_extras._pml import check_columns
 from pml_extras.functional.precision import at_least_float32, call_in_widest, no_autocast
 from pml_extras.wrappers._asking import require
 from pml_extras.wrappers._questions import of_memory
-from pml_extras.wrappers._rank_order import gathered
+from pml_extras.wrappers._rank_order import gathered, refuse_joining
 
 _Tuple = tuple[Tensor, ...]
 
@@ -66,8 +66,9 @@ class CrossBatchMemory(losses.CrossBatchMemory):
 
     On several processes each compares its own rows, and all rows are stored, in the order of the
     ranks, whatever their number on each, so all memories are equal; the mean that
-    ``DistributedDataParallel`` takes of gradients is that of the processes' losses. In pml's
-    ``DistributedLossWrapper`` rows would be gathered twice: leave it out.
+    ``DistributedDataParallel`` takes of gradients is that of the processes' losses. All must call
+    it, or the others wait. Inside :class:`DistributedLossWrapper`, which joins the rows already,
+    the loss is that of one process with the joined batch. pml's own would join them twice.
 
     A memory keeps its dtype, and so does what the loss holds; all is computed in float32 at least,
     in autocast regions too.
@@ -107,6 +108,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     queue_idx: int
     has_been_filled: bool
     curr_batch_idx: Tensor
+    rows_are_joined = False  # True inside our DistributedLossWrapper
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     ) -> None:
         check_count(1, embedding_size=embedding_size, memory_size=memory_size)
         check_count(0, start_after=start_after)
+        refuse_joining(loss=loss, miner=miner)
         require(
             loss,
             of_memory(embedding_size),
@@ -144,6 +147,8 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         self._check(embeddings, labels, indices_tuple, enqueue_mask)
         self.reset_stats()
         labels = labels.to(embeddings.device, torch.int64)
+        if indices_tuple is not None:  # one without entries may be of any dtype
+            indices_tuple = tuple(x.to(labels) for x in indices_tuple)
         compared, compared_labels, keys, key_labels = embeddings, labels, embeddings, labels
         if enqueue_mask is not None:
             mask = enqueue_mask.to(embeddings.device)
@@ -185,7 +190,8 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         """Store the rows of all processes; return the memory, those of this process first."""
         self.embedding_memory = self.embedding_memory.to(keys.device)
         self.label_memory = self.label_memory.to(keys.device)
-        new, new_labels, start = gathered(keys, labels)
+        joined = (keys, labels, 0) if self.rows_are_joined else gathered(keys, labels)
+        new, new_labels, start = joined
         if len(new) > self.memory_size:
             expected = f"at most memory_size = {self.memory_size} rows, of all processes together"
             raise refuse("embeddings", expected, f"{len(new)} rows")
@@ -202,6 +208,14 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         num = min(num, self.memory_size if self.has_been_filled else self.queue_idx)
         first = self.queue_idx - num
         return torch.arange(first, first + num, device=self.label_memory.device) % self.memory_size
+
+    def reset_queue(self) -> None:
+        """Forget all rows; pml 2.9.0 forgets the dtype and the device of the memory too."""
+        kept = self._buffers.get("embedding_memory")
+        super().reset_queue()
+        if kept is not None:
+            self.embedding_memory = torch.zeros_like(kept)
+            self.label_memory = self.label_memory.to(kept.device)
 
     def add_to_memory(self, embeddings: Tensor, labels: Tensor, batch_size: int) -> None:
         """Store rows over the oldest; pml 2.9.0 takes the memory for full if there are none."""

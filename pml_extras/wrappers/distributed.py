@@ -14,8 +14,10 @@ from pytorch_metric_learning.utils import distributed as pml
 from torch import Tensor, nn
 
 from pml_extras._checks import check_flag, check_rows, refuse
-from pml_extras.wrappers._joined import from_first_rank, join, world_size
+from pml_extras.wrappers._joined import from_first_rank, join
+from pml_extras.wrappers._rank_order import refuse_joining, world_size
 from pml_extras.wrappers._split import all_pairs, refuse_what_cannot_be_split, weigh
+from pml_extras.wrappers.cross_batch_memory import CrossBatchMemory as OurCrossBatchMemory
 
 _HOLDS_A_LOSS = (BaseMetricLossFunction, CrossBatchMemory, MultipleLosses, SelfSupervisedLoss)
 
@@ -99,12 +101,16 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
             names = " or ".join(kind.__name__ for kind in kinds)
             way_out = "Put DistributedDataParallel around this wrapper, not inside."
             raise refuse("loss", f"a {names}", type(loss).__name__, way_out)
+        refuse_joining(loss=loss)
         gather_gradient = efficient if gather_gradient is None else gather_gradient
         check_flag(efficient=efficient, gather_gradient=gather_gradient)
         self.loss = loss
         self.efficient = efficient
         self.gather_gradient = gather_gradient
         self._can_be_split = False  # not known yet
+        for module in loss.modules():
+            if isinstance(module, OurCrossBatchMemory):
+                module.rows_are_joined = True
 
     def forward(
         self,
@@ -188,6 +194,7 @@ class DistributedMinerWrapper(pml.DistributedMinerWrapper):
         nn.Module.__init__(self)
         if not isinstance(miner, BaseMiner):
             raise refuse("miner", "a BaseMiner", type(miner).__name__)
+        refuse_joining(miner=miner)
         check_flag(efficient=efficient)
         self.miner = miner
         self.efficient = efficient

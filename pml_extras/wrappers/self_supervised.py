@@ -10,6 +10,7 @@ from pml_extras._checks import check_flag, check_rows, refuse
 from pml_extras.functional.precision import at_least_float32, call_in_widest, no_autocast
 from pml_extras.wrappers._asking import require
 from pml_extras.wrappers._questions import both_views, of_views
+from pml_extras.wrappers._rank_order import refuse_joining
 
 
 class SelfSupervisedLoss(losses.SelfSupervisedLoss):
@@ -26,7 +27,8 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
         loss: any, of pml or not, that compares rows by equality of labels: among themselves if
             symmetric, with references if not. It is asked with small batches at construction:
             another second view, and other pairs of views, must change its value; other names of
-            classes must not, which would index its parameters.
+            classes must not, which would index its parameters. One with a memory is refused: the
+            class of row i would be that of rows i before.
         symmetric: whether the rows of both views are compared with all others; otherwise the first
             view is compared with the second alone, and the loss must honour references.
         **kwargs: those of pml's.
@@ -50,11 +52,16 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
     def __init__(self, loss: nn.Module, symmetric: bool = True, **kwargs: Any) -> None:
         check_flag(symmetric=symmetric)
         compared = "among themselves" if symmetric else "with references"
-        size = getattr(loss, "embedding_size", 8)
+        expected = f"one that compares rows {compared} by equality of labels"
+        refuse_joining(loss=loss)
+        parts = list(loss.modules()) if isinstance(loss, nn.Module) else []
+        if any(isinstance(part, losses.CrossBatchMemory) for part in parts):  # it may start late
+            came = f"{type(loss).__name__}, whose memory takes rows i of all batches for one class"
+            raise refuse("loss", expected, came, "Leave the memory out.")
         require(
             loss,
-            of_views(symmetric, size),
-            f"one that compares rows {compared} by equality of labels",
+            of_views(symmetric, next((p.embedding_size for p in parts if _has_size(p)), 8)),
+            expected,
             "A view has as many classes as rows, and nothing to index with them.",
         )
         super().__init__(loss, symmetric, **kwargs)
@@ -81,3 +88,7 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
             x, other = at_least_float32(embeddings), at_least_float32(ref_emb)
             labels = torch.arange(len(x), device=x.device)
             return call_in_widest(self.loss, *both_views(self.symmetric, x, other, labels, labels))
+
+
+def _has_size(part: nn.Module) -> bool:
+    return isinstance(getattr(part, "embedding_size", None), int)

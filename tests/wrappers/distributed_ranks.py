@@ -16,6 +16,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_extras.reducers import BatchSizeReducer
+from pml_extras.wrappers import CrossBatchMemory as OurCrossBatchMemory
 from pml_extras.wrappers import DistributedLossWrapper
 from tests.conformance.catalogue import LOSSES
 from tests.conformance.entry import EMBEDDING_SIZE, NUM_CLASSES
@@ -44,6 +45,7 @@ def of_ours(name, entry):
 def factories():
     """By name, how every loss is made."""
     made = {name: lambda n=name, e=entry: of_ours(n, e) for name, entry in LOSSES.items()}
+    made["CrossBatchMemory"] = lambda: OurCrossBatchMemory(ContrastiveLoss(), EMBEDDING_SIZE, 33)
     made |= {f"pml {name}": entry.make for name, entry in CATALOGUE.items()}
     made |= {
         "pml CrossBatchMemory": lambda: CrossBatchMemory(ContrastiveLoss(), EMBEDDING_SIZE, 33),

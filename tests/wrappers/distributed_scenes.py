@@ -10,7 +10,12 @@ from pytorch_metric_learning.utils import distributed as pml
 from torch import distributed
 
 from pml_extras.losses import SmoothedProxyNCALoss
-from pml_extras.wrappers import DistributedLossWrapper, DistributedMinerWrapper
+from pml_extras.testing.global_state import GlobalState
+from pml_extras.wrappers import (
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    DistributedMinerWrapper,
+)
 
 SIZES = {2: (5, 4), 3: (2, 0, 7)}
 EVEN = {2: (4, 4), 3: (3, 3, 3)}
@@ -137,6 +142,32 @@ class Scene:
             mask = torch.arange(sum(SIZES[self.world]))[self.part] % 2 == 0
             wrapped(x, labels, enqueue_mask=mask)
         return loss.embedding_memory, loss.label_memory
+
+    def memory_of_ours(self):
+        """Inside an ensemble, too: values, and what is kept."""
+        memory = CrossBatchMemory(losses.ContrastiveLoss(), COLUMNS, memory_size=10).double()
+        wrapped = DistributedLossWrapper(losses.MultipleLosses([memory]))
+        values = [wrapped(*self.batch(step)).detach() for step in range(3)]
+        return values, memory.embedding_memory, memory.label_memory, memory.queue_idx
+
+    def what_can_be_split(self):
+        """What is said of each loss, and whether the generators are as they were."""
+        tried = {
+            "of two classes": losses.MarginLoss(learn_beta=True, num_classes=2),
+            "draws": losses.TripletMarginLoss(triplets_per_anchor=2, margin=1.0),
+            "all hinges closed": losses.LiftedStructureLoss(neg_margin=-50, pos_margin=0),
+            "dictionary": losses.ContrastiveLoss(reducer=reducers.DoNothingReducer()),
+        }
+        found = {}
+        for name, loss in tried.items():
+            x, labels = self.batch()
+            before = GlobalState.now()
+            try:
+                said = "" if DistributedLossWrapper(loss, efficient=True)(x, labels % 2) else None
+            except ValueError as error:
+                said = str(error)
+            found[name] = said, GlobalState.now().changed_from(before)
+        return found
 
     def rows_without_graph_on_one_rank(self):
         found = []

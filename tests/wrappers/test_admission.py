@@ -9,7 +9,11 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 
 from pml_extras.testing import Status
 from pml_extras.testing.global_state import GlobalState
-from pml_extras.wrappers import CrossBatchMemory
+from pml_extras.wrappers import (
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    DistributedMinerWrapper,
+)
 from tests.wrappers.public_losses import ENTRIES, IN_MEMORY, REFUSED, SIZE, made
 
 
@@ -91,6 +95,20 @@ def test_triplets_with_swap_take_a_reference_for_a_row():
 def test_what_is_no_loss_is_refused(loss):
     with pytest.raises(ValueError, match=r"^loss: expected .* Give an instance"):
         CrossBatchMemory(loss, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("loss", DistributedLossWrapper(losses.ContrastiveLoss())),
+        ("miner", DistributedMinerWrapper(miners.BatchHardMiner())),
+    ],
+)
+def test_what_joins_processes_belongs_outside(name, inside):
+    arguments = {"loss": losses.ContrastiveLoss(), "embedding_size": SIZE, name: inside}
+    expected = rf"^{name}: expected one that leaves .*; got {type(inside).__name__}. Put Distrib"
+    with pytest.raises(ValueError, match=expected):
+        CrossBatchMemory(**arguments)
 
 
 @pytest.mark.parametrize("size", [2, 64])

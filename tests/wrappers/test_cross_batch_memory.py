@@ -127,6 +127,15 @@ def test_a_tuple_of_the_batch_is_added_and_concerns_the_rows_of_the_batch(mining
         stored.store(x.tolist(), y.tolist())
 
 
+@pytest.mark.parametrize("entries", [3, 4])
+@pytest.mark.parametrize("mining", ["all pairs", "triplets"])
+def test_a_tuple_that_lists_nothing_adds_nothing_in_any_dtype(mining, entries):
+    one, other = (memory_of(losses.ContrastiveLoss(), miner=MINERS[mining]()) for _ in range(2))
+    for step in range(3):
+        x, y = batch_of(step, 6)
+        assert torch.equal(one(x, y, (torch.tensor([]),) * entries), other(x, y))
+
+
 def test_rows_under_the_mask_are_stored_and_the_others_compared_with_them():
     inside, apart = memory_of(losses.NTXentLoss()), losses.NTXentLoss()
     stored = oracle.Memory(MEMORY)

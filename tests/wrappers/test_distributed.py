@@ -15,7 +15,11 @@ from pytorch_metric_learning.utils import distributed as pml
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 
 from pml_extras.losses import NTXentLoss, SmoothedProxyNCALoss
-from pml_extras.wrappers import DistributedLossWrapper, DistributedMinerWrapper
+from pml_extras.wrappers import (
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    DistributedMinerWrapper,
+)
 from tests.wrappers.distributed_ranks import CASES, alone, by_case, factories, spawn, worst
 from tests.wrappers.distributed_scenes import COLUMNS, SIZES, rows, scenes
 
@@ -192,6 +196,32 @@ def test_memories_are_equal_and_those_of_one_process(scene, world):
         assert torch.equal(labels, loss.label_memory)
 
 
+def test_a_memory_of_ours_inside_joins_no_rows_twice(scene, world):
+    memory = CrossBatchMemory(losses.ContrastiveLoss(), COLUMNS, memory_size=10).double()
+    values = [memory(*rows(world, step)).detach() for step in range(3)]
+    for found in scene["memory_of_ours"]:
+        close(found[0], values)
+        assert torch.equal(found[1], memory.embedding_memory)
+        assert torch.equal(found[2], memory.label_memory)
+        assert found[3] == memory.queue_idx
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("of two classes", "^$"),
+        ("draws", "for TripletMarginLoss, whose terms are not of one anchor each; got True"),
+        ("all hinges closed", "for LiftedStructureLoss, whose terms are 0 whatever the rows"),
+        ("dictionary", "^reducer: expected one of MeanReducer, .*; got DoNothingReducer"),
+    ],
+)
+def test_asking_whether_a_loss_can_be_split_disturbs_nothing(scene, name, message):
+    for found in scene["what_can_be_split"]:
+        said, changed = found[name]
+        assert re.search(message, said)
+        assert changed == []
+
+
 def test_a_rank_whose_rows_have_no_graph_keeps_no_other_waiting(scene, world):
     x, labels = rows(world)
     x.requires_grad_()
@@ -285,6 +315,14 @@ def test_it_is_a_wrapper_of_pml_with_its_keys():
                 losses.CrossBatchMemory(losses.ContrastiveLoss(), 3), efficient=True
             ),
             "loss: expected a BaseMetricLossFunction; got CrossBatchMemory",
+        ),
+        (
+            lambda: DistributedLossWrapper(
+                losses.MultipleLosses(
+                    [losses.ContrastiveLoss()], [DistributedMinerWrapper(miners.BatchHardMiner())]
+                )
+            ),
+            "loss: expected one that leaves .*; got DistributedMinerWrapper. Put",
         ),
         (lambda: DistributedLossWrapper(NTXentLoss(), efficient=1), "efficient: expected True or"),
         (lambda: DistributedLossWrapper(NTXentLoss(), gather_gradient=0), "gather_gradient: expec"),

@@ -98,6 +98,18 @@ def test_the_memory_holds_the_last_rows_at_all_times(sizes, memory_size):
         assert memory.has_been_filled == (sum(sizes[: step + 1]) >= memory_size)
 
 
+def test_a_queue_that_is_reset_is_that_of_a_new_memory_in_its_dtype():
+    memory, new = memory_of(losses.NTXentLoss()), memory_of(losses.NTXentLoss())
+    for step in range(4):
+        memory(*batch_of(step, 6))
+    memory.reset_queue()
+    for step in range(4):
+        x, y = batch_of(step, 6)
+        assert torch.equal(memory(x, y), new(x, y))
+    assert torch.equal(memory.embedding_memory, new.embedding_memory)
+    assert memory.embedding_memory.dtype == torch.float64
+
+
 def test_at_first_the_batch_is_compared_alone_and_not_stored():
     inside, apart = memory_of(losses.NTXentLoss(), start_after=2), losses.NTXentLoss()
     for step in range(2):

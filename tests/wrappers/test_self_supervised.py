@@ -4,8 +4,13 @@ import pytest
 import torch
 from pytorch_metric_learning import losses
 
-from pml_extras.losses import BinomialDevianceLoss, NTXentLoss, PotentialFieldLoss
-from pml_extras.wrappers import SelfSupervisedLoss
+from pml_extras.losses import (
+    BinomialDevianceLoss,
+    NTXentLoss,
+    PotentialFieldLoss,
+    WeightedLossEnsemble,
+)
+from pml_extras.wrappers import CrossBatchMemory, DistributedLossWrapper, SelfSupervisedLoss
 from tests.wrappers.public_losses import ENTRIES, IN_MEMORY, SIZE, made
 from tests.wrappers.test_cross_batch_memory import assert_same
 
@@ -14,7 +19,7 @@ AMONG_ROWS = [
     *BY_REFERENCES,
     *(f"pml {name}Loss" for name in ("FastAP", "Histogram", "Instance", "NPairs", "PNP")),
     *(f"pml {name}Loss" for name in ("RankedList", "ThresholdConsistentMargin")),
-    *(name for name in ENTRIES if name.startswith(("ours SmoothAP", "ours PNP", "ours Delayed"))),
+    *(name for name in ENTRIES if name.startswith(("ours SmoothAP", "ours PNP"))),
 ]
 
 
@@ -86,6 +91,29 @@ def test_references_that_are_not_looked_at_are_found():
 def test_a_loss_is_asked_in_its_own_size(symmetric, size):
     loss = PotentialFieldLoss(5, size, proxies_per_class=0)
     SelfSupervisedLoss(loss, symmetric)(*views(size=size))
+
+
+def test_parts_of_a_loss_are_asked_in_their_own_size():
+    parts = [PotentialFieldLoss(5, 3, proxies_per_class=0), losses.NTXentLoss()]
+    x, other = views(size=3)
+    expected = sum(SelfSupervisedLoss(part)(x, other) for part in parts)
+    assert_same(SelfSupervisedLoss(losses.MultipleLosses(parts))(x, other), expected, x, other)
+    SelfSupervisedLoss(WeightedLossEnsemble(parts, scale=None))(x, other)
+
+
+@pytest.mark.parametrize("kind", [CrossBatchMemory, losses.CrossBatchMemory])
+def test_a_memory_inside_is_refused_as_its_rows_have_the_positions_of_others(kind):
+    memory = kind(losses.ContrastiveLoss(), SIZE)
+    for loss in (memory, losses.MultipleLosses([memory])):
+        with pytest.raises(ValueError, match="whose memory takes rows i of all batches for one"):
+            SelfSupervisedLoss(loss)
+
+
+def test_what_joins_processes_belongs_outside():
+    loss = DistributedLossWrapper(losses.ContrastiveLoss())
+    with pytest.raises(ValueError, match=r"^loss: .*; got DistributedLossWrapper. Put Distrib"):
+        SelfSupervisedLoss(loss)
+    DistributedLossWrapper(SelfSupervisedLoss(losses.ContrastiveLoss()))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
