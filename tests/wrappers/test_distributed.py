@@ -210,7 +210,7 @@ def test_a_memory_of_ours_inside_joins_no_rows_twice(scene, world):
     ("name", "message"),
     [
         ("of two classes", "^$"),
-        ("draws", "for TripletMarginLoss, whose terms are not of one anchor each; got True"),
+        ("draws", "for TripletMarginLoss, whose value is another with a tuple of all pairs; got"),
         ("all hinges closed", "for LiftedStructureLoss, whose terms are 0 whatever the rows"),
         ("dictionary", "^reducer: expected one of MeanReducer, .*; got DoNothingReducer"),
     ],
