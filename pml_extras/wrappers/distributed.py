@@ -63,11 +63,14 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
     for losses that are a mean of terms of one anchor each, which is compared with references; own
     gradients must be averaged. The first call tries whether the terms of 8 rows are those of 5 and
     of 3 of them against all, and refuses a loss of which they are not: LiftedStructureLoss, say,
-    whose terms use the negatives of both ends of a pair. docs/distributed.md lists both kinds.
+    whose terms use the negatives of both ends of a pair, or one that draws triplets. The try leaves
+    the loss and the generators of random numbers alone. docs/distributed.md lists both kinds.
     Without the gradient gathered, rows do not learn from being other ranks' references.
 
     Args:
-        loss: a BaseMetricLossFunction, CrossBatchMemory, SelfSupervisedLoss or MultipleLosses.
+        loss: a BaseMetricLossFunction, CrossBatchMemory, SelfSupervisedLoss or MultipleLosses, with
+            nothing distributed inside. Our :class:`CrossBatchMemory` inside is told that its rows
+            are joined: from then on it is for use inside.
         efficient: local rows against all rows. Takes a BaseMetricLossFunction that honours
             references and index tuples, under MeanReducer, AvgNonZeroReducer, DivisorReducer or
             BatchSizeReducer.
@@ -76,6 +79,10 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
     Other arguments are those of the loss, each of this rank: references are joined as rows are.
     ``indices_tuple`` holds positions in the joined batch and is the same on every rank, as
     DistributedMinerWrapper returns it; with ``efficient``, anchors are local rows and differ.
+
+    Every rank calls it as often as the others, in evaluation too. Arguments that do not fit those
+    of other ranks are refused by all; where one rank alone raises, the others wait until the group
+    gives up (torchrun ends them).
 
     Once differentiable: ``create_graph=True`` at the embeddings raises a RuntimeError, as ranks do
     not know how their gradients depend on rows of others. A trunk whose rows see each other sees
@@ -88,8 +95,8 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
     dict begin with ``loss.`` as pml's do.
 
     Raises:
-        ValueError: another loss; ranks give arguments of other types, or other index tuples;
-            ``efficient`` with a loss or reducer that cannot be split.
+        ValueError: another loss, or one that joins ranks itself; ranks give arguments of other
+            types, or other index tuples; ``efficient`` with a loss or reducer that cannot be split.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
             raise refuse("loss", expected, came, "Leave the memory out.")
         require(
             loss,
-            of_views(symmetric, next((p.embedding_size for p in parts if _has_size(p)), 8)),
+            of_views(symmetric, _size_of(parts)),
             expected,
             "A view has as many classes as rows, and nothing to index with them.",
         )
@@ -90,5 +90,7 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):
             return call_in_widest(self.loss, *both_views(self.symmetric, x, other, labels, labels))
 
 
-def _has_size(part: nn.Module) -> bool:
-    return isinstance(getattr(part, "embedding_size", None), int)
+def _size_of(parts: list[nn.Module]) -> int:
+    """``embedding_size`` of the first part that has one."""
+    sizes = (getattr(part, "embedding_size", None) for part in parts)
+    return next((size for size in sizes if isinstance(size, int)), 8)
