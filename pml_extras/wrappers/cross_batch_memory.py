@@ -200,7 +200,6 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         others = [new[:start], new[stop:], self.embedding_memory[older]]
         other_labels = [new_labels[:start], new_labels[stop:], self.label_memory[older]]
         self.add_to_memory(new, new_labels, len(new))
-        self.curr_batch_idx = self.curr_batch_idx[start:stop]
         return torch.cat([keys, *others]), torch.cat([labels, *other_labels])
 
     def _newest(self, num: int) -> Tensor:

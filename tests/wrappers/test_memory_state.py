@@ -199,6 +199,21 @@ def test_half_rows_and_autocast_are_computed_in_float32(dtype):
         assert torch.equal(value, apart(x.float(), y))
 
 
+@pytest.mark.parametrize("start_after", [0, 9])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_rows_against_a_half_memory_or_none_are_computed_in_float32(dtype, start_after):
+    narrow, wide = (
+        CrossBatchMemory(losses.NTXentLoss(), SIZE, 16, start_after=start_after) for _ in range(2)
+    )
+    narrow = narrow.to(dtype)
+    for step in range(4):
+        x, y = batch_of(step, 6)
+        x = x.to(dtype)
+        value = narrow(x, y)
+        assert value.dtype == torch.float32
+        assert torch.equal(value, wide(x.float(), y))
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
 def test_labels_of_any_integer_type_are_stored_as_int64(dtype):
     one, other = memory_of(losses.NTXentLoss()), memory_of(losses.NTXentLoss())
