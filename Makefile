@@ -1,10 +1,12 @@
 # Two commands: `make reproduce` (table and pictures) and `make test`. Both install what they need
 # into .venv first, with uv where it is on the PATH and with pip elsewhere.
 PYTHON ?= python3
+PYTHON_OLDEST ?= python3.10
 BIN := .venv/bin
-INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
-.PHONY: reproduce test test-slow check format
+.PHONY: reproduce test test-oldest test-slow check format
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -17,6 +19,20 @@ reproduce: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+# The lowest versions that pyproject.toml admits, 5 GB with the CUDA libraries that torch brings.
+.venv-oldest/installed: pyproject.toml
+	rm -rf .venv-oldest
+	$(if $(UV),uv venv --python $(PYTHON_OLDEST),$(PYTHON_OLDEST) -m venv) .venv-oldest || { echo \
+	"PYTHON_OLDEST: expected Python 3.10, the oldest supported; got $(PYTHON_OLDEST), which does not" \
+	"start. Name its path: make test-oldest PYTHON_OLDEST=..."; exit 1; }
+	$(if $(UV),,.venv-oldest/bin/python -m pip install uv) # pip cannot choose the lowest
+	PATH="$$PATH:.venv-oldest/bin" uv pip install --python .venv-oldest/bin/python \
+	--resolution lowest-direct -e ".[bench,dev]"
+	touch $@
+
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n auto -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
