@@ -91,7 +91,7 @@ def titles_of_losses() -> dict[tuple[str, str], str]:
     titles = {(PRODUCT, FLOOR): SUBJECTS[PRODUCT].sides[FLOOR].title}
     for name, pair in PAIRS.items():
         titles[name, "ours"] = f"`{name}`"
-        if pair.theirs is not None:
+        if pair.nearest:  # also of a loss that the installed pml lacks: records are of another
             titles[name, "theirs"] = f"pml: {pair.nearest}"
     return titles
 

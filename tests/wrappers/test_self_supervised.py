@@ -69,14 +69,19 @@ def test_without_symmetry_those_without_references_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("make", "said"),
     [
-        (losses.MarginLoss(num_classes=5, learn_beta=True), "raises IndexError"),
-        (losses.ProxyNCALoss(9, SIZE), "whose parameters labels index"),
-        (losses.SmoothAPLoss(), "it is all one which views belong together"),
+        (lambda: losses.MarginLoss(num_classes=5, learn_beta=True), "raises IndexError"),
+        (lambda: losses.ProxyNCALoss(9, SIZE), "whose parameters labels index"),
+        pytest.param(
+            lambda: losses.SmoothAPLoss(),
+            "it is all one which views belong together",
+            marks=pytest.mark.skipif(not hasattr(losses, "SmoothAPLoss"), reason="pml 2.9 has it"),
+        ),
     ],
 )
-def test_the_reason_is_given(loss, said):
+def test_the_reason_is_given(make, said):
+    loss = make()
     with pytest.raises(ValueError, match=said):
         SelfSupervisedLoss(loss)
 
