@@ -4,6 +4,9 @@ Two processes on a CPU, one process, and what ``torchrun`` starts print the same
 
     torchrun --nproc-per-node 2 examples/distributed.py
     python examples/distributed.py
+
+For that a batch is cut here. Where it need not be one process's, ``num_replicas`` and ``rank`` of a
+sampler of ours give each process batches of its own, as in accelerate_loop.py.
 """
 
 import os
