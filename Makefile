@@ -31,11 +31,11 @@ test: .venv/installed
 	--resolution lowest-direct -e ".[bench,dev]"
 	touch $@
 
-# Warnings are errors, but for those of old packages about newer ones, of faiss, and of torch as it
-# unpickles.
+# Warnings are errors, but for what old packages say of newer ones, faiss of torch, and torch of its
+# own unpickling and checkpoints.
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest -n auto -m "not slow" -W ignore::DeprecationWarning \
-	-W "ignore:TypedStorage is deprecated" -W "ignore:You are using:FutureWarning"
+	-W "ignore:TypedStorage is deprecated" -W ignore::FutureWarning
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
