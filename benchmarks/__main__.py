@@ -16,6 +16,7 @@ from benchmarks.cost import sweep
 from benchmarks.cost_losses import OF_EMBEDDINGS
 from benchmarks.cost_subjects import SUBJECTS
 from benchmarks.datasets import DATASETS
+from benchmarks.processes import joined, rank_and_number
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
 from benchmarks.records import (
     CPU,
@@ -104,10 +105,29 @@ def run_command(
     ] = 1,
     nmi: Annotated[bool, typer.Option("--nmi", help="Cluster the test half too; slow.")] = False,
 ) -> None:
-    """Train and evaluate; runs that are finished already are skipped."""
+    """Train and evaluate; runs that are finished already are skipped, and one that was broken off
+    goes on from its last whole epoch. Under torchrun the processes share every batch."""
     _known("--dataset", dataset, DATASETS)
     chosen = _recipes(recipes or TABLES[dataset].recipes)
-    place = _device(device)
+    with joined(_device(device)) as place:
+        _run(dataset, chosen, seeds, epochs, iterations, smoke, data_root, results, place, nmi,
+             threads)  # fmt: skip
+
+
+def _run(
+    dataset: str,
+    chosen: list[Recipe],
+    seeds: list[int] | None,
+    epochs: int | None,
+    iterations: int | None,
+    smoke: bool,
+    data_root: Path | None,
+    results: Path | None,
+    place: torch.device,
+    nmi: bool,
+    threads: int,
+) -> None:
+    first = rank_and_number()[0] == 0  # of several processes the first one speaks
     torch.set_num_threads(threads)
     overrides: dict[str, Any] = {"epochs": epochs, "iterations": iterations}
     changed = {name: value for name, value in overrides.items() if value is not None}
@@ -117,17 +137,19 @@ def run_command(
     try:
         planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi)
         skipped = len(chosen) * len(wanted) - len(planned)
-        typer.echo(
-            f"{dataset}: {len(planned)} runs to do, {skipped} finished already; "
-            f"results in {path_of(folder, dataset)}"
-        )
+        if first:
+            typer.echo(
+                f"{dataset}: {len(planned)} runs to do, {skipped} finished already; "
+                f"results in {path_of(folder, dataset)}"
+            )
         data = DATASETS[dataset].load(data_root) if planned else None
     except ValueError as error:
         _fail(error)
     if data is None:
         return
     done: list[Record] = []
-    bar = tqdm(total=steps_of(planned, budget), unit="step", dynamic_ncols=True, disable=None)
+    bar = tqdm(total=steps_of(planned, budget), unit="step", dynamic_ncols=True,
+               disable=None if first else True)  # fmt: skip
 
     def started(recipe: Recipe, seed: int) -> None:
         bar.set_description(f"{recipe.name} seed {seed}")
@@ -159,6 +181,14 @@ def run_command(
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        _fail(
+            ValueError(
+                f"{error}: {len(done)} of {len(planned)} runs are finished and kept in "
+                f"{path_of(folder, dataset)}. Make room or choose another --results, and give the "
+                "same command again."
+            )
+        )
 
 
 @app.command("report", cls=SpreadValues)

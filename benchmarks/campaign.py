@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.checkpoint import path_of
 from benchmarks.datasets import Data
+from benchmarks.processes import rank_and_number
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.records import Record, RunKey, append, key_of, read
 from benchmarks.run import run
@@ -73,6 +74,8 @@ def carry_out(
             unfinished=unfinished,
         )
         record = asdict(result)
+        if rank_and_number()[0] > 0:  # the first process writes
+            continue
         append(folder, record)
         unfinished.unlink(missing_ok=True)
         on_record(record)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from pytorch_metric_learning.utils import common_functions as pml_globals
 
+from benchmarks.processes import rank_and_number
 from benchmarks.records import Record, RunKey
 
 UNFINISHED = "unfinished"  # folder beside the results
@@ -100,8 +101,9 @@ class Checkpoint:
         return kept
 
     def write(self, state: Record) -> None:
-        """In place of the one before, which stays until this one is on the disk."""
-        if self._path is None:
+        """In place of the one before, which stays until this one is on the disk. Of several
+        processes, whose states are the same, the first one writes."""
+        if self._path is None or rank_and_number()[0] > 0:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".part")

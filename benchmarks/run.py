@@ -22,6 +22,7 @@ from benchmarks.datasets.split import Data, Split
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.measure import PeakMemory, StepClock
 from benchmarks.neighbours import nearest
+from benchmarks.processes import Parts, share_buffers, wrapped_loss, wrapped_miner, wrapped_trunk
 from benchmarks.provenance import provenance
 from benchmarks.quadrants import WEIGHT_ON_TARGET
 from benchmarks.quiet import quiet_pml
@@ -201,24 +202,26 @@ def _begin(
 def _train(
     trained: _Trained, data: Data, sampler: Iterable[int], budget: Budget, watch: "_Watch"
 ) -> None:
+    assert trained.loss is not None
     with quiet_pml():
         trainer = MetricLossOnly(
-            models={"trunk": trained.trunk},
+            models={"trunk": wrapped_trunk(trained.trunk)},
             optimizers=trained.optimizers,
             batch_size=budget.batch_size,
-            loss_funcs={"metric_loss": trained.loss},
+            loss_funcs={"metric_loss": wrapped_loss(trained.loss)},
             mining_funcs={
-                name: _of_embeddings(miner, budget.embedding_size)
+                name: _of_embeddings(wrapped_miner(miner), budget.embedding_size)
                 for name, miner in trained.miners.items()
             },
             dataset=TensorDataset(data.train.images, data.train.labels),
             data_device=watch.device,
-            sampler=sampler,
+            sampler=Parts(sampler, budget.batch_size),
             iterations_per_epoch=budget.iterations,
             dataloader_num_workers=0,
             end_of_iteration_hook=watch.after_step,
             end_of_epoch_hook=watch.after_epoch,
         )
+        watch.loss = trained.loss
         watch.start()
         trainer.train(start_epoch=watch.epochs_done + 1, num_epochs=budget.epochs)
 
@@ -250,6 +253,7 @@ class _Watch:
         self._steps: list[dict[str, float]] = []  # of this epoch
         self._criterion = criterion_of(recipe.schedule, data)
         self.best: Best
+        self.loss: nn.Module
         self.curve: list[Point] = []
         self.keep: Callable[[], None] = lambda: None
 
@@ -291,7 +295,7 @@ class _Watch:
         self.clock.step()
         total = trainer.losses["total_loss"].detach()
         trainer.losses["total_loss"] = total  # pml formats it next; with a gradient torch warns
-        loss = trainer.loss_funcs["metric_loss"]
+        loss = self.loss
         recorded = {name: float(getattr(loss, name)) for name in _statistics(loss)}
         self._steps.append({"loss": float(total), **recorded})
         self._on_step()
@@ -304,7 +308,8 @@ class _Watch:
             for name in self._steps[0]
         }
         self._steps.clear()
-        loss = trainer.loss_funcs["metric_loss"]
+        loss: Any = self.loss
+        share_buffers(self._trunk, loss)
         for module in loss.modules():
             if hasattr(module, "step_epoch"):  # weights that follow from whole epochs
                 module.step_epoch()

@@ -1,0 +1,72 @@
+"""What each process of the tests of several processes runs; in a file of its own to be imported."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from benchmarks import run as running
+from benchmarks.datasets import DATASETS, Data
+from benchmarks.datasets.split import Split
+from benchmarks.processes import rank_and_number
+from benchmarks.recipes import RECIPES, Budget
+from benchmarks.trunk import Trunk
+
+CPU = torch.device("cpu")
+BUDGET = Budget(epochs=5, iterations=3, batch_size=20, images_per_class=4)
+
+
+class Frozen(Trunk):
+    """Batch norm is never in training mode."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+def frozen_trunk(
+    embedding_size: int, seed: int, image: Any, pooling: Callable[..., nn.Module] | None = None
+) -> nn.Module:
+    torch.manual_seed(seed)
+    return Frozen(embedding_size, image)
+
+
+def few(dtype: torch.dtype) -> Data:
+    digits = DATASETS["digits"].load(None)
+    halves = (
+        Split(half.images[::6].to(dtype), half.labels[::6], half.classes)
+        for half in (digits.train, digits.test)
+    )
+    return Data("digits", *halves)
+
+
+def losses_of(name: str, dtype: torch.dtype, budget: Budget = BUDGET) -> list[float]:
+    """Mean training loss of every epoch."""
+    torch.set_num_threads(1)
+    before = running.seeded_trunk
+    torch.set_default_dtype(dtype)
+    running.seeded_trunk = frozen_trunk  # type: ignore[assignment]
+    try:
+        result = running.run(RECIPES[name], few(dtype), 0, budget, device=CPU)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        running.seeded_trunk = before
+    return [point["loss"] for point in result.curve[1:]]
+
+
+def work(rank: int, number: int, store: str, names: tuple[str, ...], out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=number)
+    assert rank_and_number() == (rank, number)
+    single = replace(BUDGET, epochs=1, iterations=1)
+    found = {
+        name: (losses_of(name, torch.float64), losses_of(name, torch.float32, single))
+        for name in names
+    }
+    torch.save(found, f"{out}.{rank}")
+    dist.destroy_process_group()

@@ -1,0 +1,71 @@
+"""Several processes train as one."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from benchmarks.processes import Parts
+from benchmarks.records import read
+from tests.benchmarks.process_ranks import BUDGET, losses_of, work
+
+NAMES = ("potential_field", "lifted_structure", "triplet_semihard", "ensemble_simplex")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request, tmp_path_factory):
+    """By rank: recipe -> losses of the epochs in float64, loss of the first step in float32."""
+    folder = tmp_path_factory.mktemp("processes")
+    number = request.param
+    multiprocessing.spawn(
+        work, args=(number, str(folder / "store"), NAMES, str(folder / "out")), nprocs=number
+    )
+    return [torch.load(f"{folder / 'out'}.{rank}", weights_only=False) for rank in range(number)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_losses_of_all_epochs_are_those_of_one_process(name, found):
+    double, first_single = found[0][name]
+    assert double == pytest.approx(losses_of(name, torch.float64), rel=1e-10)
+    assert double[-1] != pytest.approx(double[0], rel=1e-3)  # something was learnt
+    single = replace(BUDGET, epochs=1, iterations=1)
+    assert first_single == pytest.approx(losses_of(name, torch.float32, single), rel=1e-5)
+
+
+def test_every_process_has_the_same_losses(found):
+    assert all(of_rank == found[0] for of_rank in found[1:])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_parts_are_consecutive_rows_of_every_batch(number, monkeypatch):
+    parts = []
+    for rank in range(number):
+        monkeypatch.setattr("benchmarks.processes.rank_and_number", lambda r=rank: (r, number))
+        parts.append([*iter(Parts(iter(range(23)), 7))])
+    batches = [list(chain(*of_batch)) for of_batch in zip(*parts, strict=True)]
+    assert batches == [list(range(start, start + 7)) for start in (0, 7, 14)]
+    sizes = [len(of_rank[0]) for of_rank in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_torchrun_writes_one_line_a_run_and_speaks_once(tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "benchmarks", "run", "--dataset", "digits", "--recipes", "lifted_structure",
+        "--seeds", "0", "--epochs", "1", "--iterations", "2", "--device", "cpu",
+        "--results", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 runs to do") == 1
+    (record,) = read(tmp_path, "digits")
+    assert record["recipe"] == "lifted_structure"
