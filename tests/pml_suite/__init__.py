@@ -1,0 +1,1 @@
+"""The tests of pytorch-metric-learning (pml), run against what replaces its classes."""
