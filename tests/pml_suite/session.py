@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pml_suite import by_value
 from tests.pml_suite.departures import DEPARTURES
 from tests.pml_suite.replacements import replace
 
@@ -33,11 +34,13 @@ class Plugin:
     def _gloo(self, request, monkeypatch):
         """pml compares processes on GPUs alone: where it asks, a device of another name than "cpu".
 
-        The processes themselves read the device from the environment, and take gloo.
+        The processes themselves read the device from the environment, and take gloo. What they get
+        is copied, as on GPUs.
         """
         if "test_distributed_" in request.node.name:
             monkeypatch.setattr(request.module, "TEST_DEVICE", torch.device("cpu", 0))
             monkeypatch.setattr(torch.cuda, "device_count", lambda: PROCESSES)
+            monkeypatch.setattr(request.module.mp, "spawn", by_value.spawn)
 
     @pytest.fixture(autouse=True)
     def _undo(self, request, monkeypatch):
@@ -50,12 +53,12 @@ class Plugin:
         if call.excinfo is not None:
             skipped = call.excinfo.errisinstance(pytest.skip.Exception)
             text = str(call.excinfo.value).strip()
-            last = call.excinfo.traceback[-1]
-            where = f"{last.path.name}: {last.statement}"
+            inside = [e for e in call.excinfo.traceback if e.path == item.path]
+            statement = str(inside[-1].statement) if inside else ""
             self.outcomes[test] = {
                 "outcome": "skipped" if skipped else "failed",
+                "where": " ".join(statement.split()),
                 "raised": f"{call.excinfo.typename}: {text}"[-400:],
-                "where": " ".join(where.split())[:200],
             }
         elif call.when == "call":
             self.outcomes.setdefault(test, {"outcome": "passed"})
