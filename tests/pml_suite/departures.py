@@ -4,12 +4,14 @@ A failure is a departure only if it says what is written here, and if the test p
 alone is taken away: by then no other difference is left to hide behind the first.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+PROCESSES = "utils/test_distributed.py::TestDistributedLossWrapper::"
 MEMORY = "losses/test_cross_batch_memory.py::TestCrossBatchMemory::"
 
 
@@ -79,7 +81,33 @@ def _given_tuple_at_slots(monkeypatch, module):
     monkeypatch.setattr(module, "CrossBatchMemory", AtSlots)
 
 
+def _against_one_process(monkeypatch, module):
+    """What the processes find with ``efficient`` beside one process with the joined batch."""
+    tester = module.TestDistributedLossWrapper.loss_and_miner_tester
+    spawn = module.mp.spawn
+    place = [*inspect.signature(module.single_process_function).parameters].index("efficient") - 1
+
+    def joined(self, loss_class, miner_class, efficient, *args, **kwargs):
+        tester(self, loss_class, miner_class, False, *args, **kwargs)
+
+    def efficiently(function, args, **kwargs):
+        spawn(function, (*args[:place], True, *args[place + 1 :]), **kwargs)
+
+    monkeypatch.setattr(module.TestDistributedLossWrapper, "loss_and_miner_tester", joined)
+    monkeypatch.setattr(module.mp, "spawn", efficiently)
+
+
+SUM_OF_PARTS = Departure(
+    "parameters_are_equal(original_model",
+    "With `efficient` pml and its test add up the ranks' own values, of rows against all rows "
+    "without gradient: another loss than that of one process. Ours gives the gradient of one "
+    "process with the joined batch. `DistributedLossWrapper`, `efficient`; docs/distributed.md.",
+    _against_one_process,
+)
+
 DEPARTURES = {
+    f"{PROCESSES}test_distributed_tuple_loss_efficient": SUM_OF_PARTS,
+    f"{PROCESSES}test_distributed_tuple_loss_and_miner_efficient": SUM_OF_PARTS,
     "losses/test_lifted_structure_loss.py::TestGeneralizedLiftedStructureLoss"
     "::test_generalized_lifted_structure_loss": Departure(
         "isclose(loss, correct_total",
@@ -105,7 +133,7 @@ DEPARTURES = {
         "same dtype",
         "In float64. A memory keeps its dtype, float32 unless `.double()` is called, and the test "
         "compares its rows with those of the batch by itself; pml casts the memory to what comes, "
-        "in half precision for good. `CrossBatchMemory`, \"A memory keeps its dtype\".",
+        'in half precision for good. `CrossBatchMemory`, "A memory keeps its dtype".',
         _memory_in_the_dtype_of_rows,
     ),
     f"{MEMORY}test_loss": Departure(

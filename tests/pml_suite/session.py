@@ -35,10 +35,11 @@ class Plugin:
         """pml compares processes on GPUs alone: where it asks, a device of another name than "cpu".
 
         The processes themselves read the device from the environment, and take gloo. What they get
-        is copied, as on GPUs.
+        is copied, as on GPUs. The last dtype is enough: to start processes takes seconds.
         """
         if "test_distributed_" in request.node.name:
             monkeypatch.setattr(request.module, "TEST_DEVICE", torch.device("cpu", 0))
+            monkeypatch.setattr(request.module, "TEST_DTYPES", request.module.TEST_DTYPES[-1:])
             monkeypatch.setattr(torch.cuda, "device_count", lambda: PROCESSES)
             monkeypatch.setattr(request.module.mp, "spawn", by_value.spawn)
 

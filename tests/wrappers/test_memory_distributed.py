@@ -5,7 +5,7 @@ import torch
 from pytorch_metric_learning import losses
 from torch import distributed, multiprocessing
 
-from pml_extras.wrappers import CrossBatchMemory
+from pml_extras.wrappers import CrossBatchMemory, DistributedLossWrapper
 from tests.oracles import cross_batch_memory as oracle
 
 WORLD, MEMORY, SIZE = 2, 14, 3
@@ -28,6 +28,7 @@ def work(rank, folder):
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
     )
     results = [run(rank, masked) for masked in (False, True)]
+    results.append(run_inside_the_wrapper(rank))
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -48,6 +49,19 @@ def run(rank, masked):
     except ValueError as error:
         refused = str(error)
     return found, refused
+
+
+def run_inside_the_wrapper(rank):
+    memory = CrossBatchMemory(losses.ContrastiveLoss(), SIZE, MEMORY).double()
+    wrapped = DistributedLossWrapper(memory)
+    found = []
+    for step in range(len(SIZES)):
+        x, y = batch_of(step, rank)
+        value = wrapped(x, y)
+        (grad,) = torch.autograd.grad(value, x)
+        held = memory.embedding_memory.clone(), memory.label_memory.clone()
+        found.append((value.detach(), grad / WORLD, *held))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +116,14 @@ def test_each_process_compares_its_rows_with_the_rows_of_all(of_both, masked):
         assert refused.startswith(
             "embeddings: expected at most memory_size = 14 rows, of all processes together; got 15"
         )
+
+
+def test_inside_the_wrapper_all_is_that_of_one_process_with_the_joined_batch(of_both):
+    memory = CrossBatchMemory(losses.ContrastiveLoss(), SIZE, MEMORY).double()
+    for step in range(len(SIZES)):
+        parts = [batch_of(step, rank) for rank in range(WORLD)]
+        value = memory(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+        grads = torch.autograd.grad(value, [x for x, _ in parts])
+        for rank in range(WORLD):
+            expected = value.detach(), grads[rank], memory.embedding_memory, memory.label_memory
+            torch.testing.assert_close(of_both[rank][2][step], expected, rtol=1e-12, atol=1e-12)
