@@ -21,14 +21,11 @@ def replacements():
         if path.startswith("pml_extras.") and path.count(".") == 1
         for name in getattr(module, "__all__", ())
     }
-    found = {}
+    theirs = {}
     for home in HOMES:
         module = importlib.import_module(f"pytorch_metric_learning.{home}")
-        for name, value in vars(module).items():
-            if isinstance(value, type) and value.__module__.startswith("pytorch_metric_learning"):
-                if name in ours and not value.__name__.startswith("Base"):
-                    found[value] = ours[name]
-    return found
+        theirs |= {name: x for name, x in vars(module).items() if isinstance(x, type)}
+    return {value: ours[name] for name, value in theirs.items() if name in ours}
 
 
 def replace():

@@ -30,18 +30,23 @@ LEFT_OUT = {
 
 
 def main(folder):
-    """Run all sides; write the record."""
+    """Run all sides, and write."""
     tests = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("test_*.py"))}
     replaced = {name: names_in(path) for name, path in tests.items() if name not in LEFT_OUT}
     chosen = [name for name, found in replaced.items() if found]
     sides = {side: session(folder, side, chosen) for side in ("pml", "ours")}
     departing = [test for test in sides["ours"] if test in DEPARTURES]
     sides["undone"] = session(folder, "undone", departing)
+    write(folder, {name: replaced[name] for name in chosen}, sides)
+
+
+def write(folder, replaced, sides):
+    """The record."""
     sources = commits(folder)
     lines = [versions()]
-    for name in chosen:
+    for name, classes in replaced.items():
         commit, _, remark = sources[name].partition(" ")
-        content = tests[name].read_bytes()
+        content = (folder / name).read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         source = {"commit": commit, "blob": blob, "remark": remark}
         outcomes = {
@@ -49,7 +54,7 @@ def main(folder):
             for test in sides["ours"]
             if test.startswith(f"{name}::")
         }
-        lines.append({"file": name, **source, "replaced": replaced[name], "tests": outcomes})
+        lines.append({"file": name, **source, "replaced": classes, "tests": outcomes})
     RECORD.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
