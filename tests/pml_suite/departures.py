@@ -40,12 +40,12 @@ def _lone_rows_as_in_pml(monkeypatch, _):
 
 
 def _labels_of_the_blocks(monkeypatch, module):
-    """The reference ranks within 6 blocks of 10 rows, and gives ours 10 labels of 6 rows."""
+    """Those that the reference ranks within, and the reference's float32."""
 
     class OfBlocks(module.SmoothAPLoss):
         def forward(self, rows, labels, *_):
             per_class = len(rows) // module.HYPERPARAMETERS["num_id"]
-            return super().forward(rows, torch.arange(len(labels)) // per_class)
+            return super().forward(rows, torch.arange(len(labels)) // per_class).float()
 
     monkeypatch.setattr(module, "SmoothAPLoss", OfBlocks)
 
@@ -79,6 +79,8 @@ def _given_tuple_at_slots(monkeypatch, module):
             return super()._value(rows, labels, given, ref, *others)
 
     monkeypatch.setattr(module, "CrossBatchMemory", AtSlots)
+    # Positives among rows of other classes are negatives too, which pml's own refuses of 2.9.0 on.
+    monkeypatch.setattr(module, "MultiSimilarityLoss", module.ContrastiveLoss)
 
 
 def _against_one_process(monkeypatch, module):
@@ -120,7 +122,8 @@ DEPARTURES = {
         "isclose(output, output2)",
         "The reference of the test ranks within 6 blocks of 10 rows, whatever the labels; the "
         "labels are 10 classes of 6 rows, and ours goes by these. pml's loss swaps the two "
-        "numbers and so agrees with the reference. docs/smooth_ap.md.",
+        "numbers and so agrees with the reference. In float64 ours stays float64, where pml's and "
+        "the reference are float32. docs/smooth_ap.md.",
         _labels_of_the_blocks,
     ),
     f"{MEMORY}test_remove_self_comparisons": Departure(
