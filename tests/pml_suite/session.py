@@ -53,13 +53,14 @@ class Plugin:
         test = item.nodeid
         if call.excinfo is not None:
             skipped = call.excinfo.errisinstance(pytest.skip.Exception)
-            text = str(call.excinfo.value).strip()
+            lines = str(call.excinfo.value).splitlines()
+            text = " ".join(x.strip() for x in lines if ".py" not in x)  # no paths
             inside = [e for e in call.excinfo.traceback if e.path == item.path]
             statement = str(inside[-1].statement) if inside else ""
             self.outcomes[test] = {
                 "outcome": "skipped" if skipped else "failed",
                 "where": " ".join(statement.split()),
-                "raised": f"{call.excinfo.typename}: {text}"[-400:],
+                "raised": f"{call.excinfo.typename}: {text}"[-200:],
             }
         elif call.when == "call":
             self.outcomes.setdefault(test, {"outcome": "passed"})
