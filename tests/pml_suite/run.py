@@ -9,6 +9,7 @@ A line of the record is a file. FOLDER may hold a file ``COMMITS``, of lines ``p
 without one the commit is that of the checkout. ``blob`` is what ``git hash-object`` says of a file.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -96,4 +97,6 @@ def versions():
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("folder", type=Path, help="tests of a checkout of pml")
+    main(parser.parse_args().folder.resolve())
