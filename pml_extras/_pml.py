@@ -101,7 +101,9 @@ class FullPrecisionLoss(BaseMetricLossFunction):
 
     def check_labels(self, rows: Tensor, **labels: Tensor | None) -> None:
         """Refuse what is not one class a row."""
-        for given in labels.values():
+        for name, given in labels.items():
+            if given is not None and not torch.is_tensor(given):
+                raise refuse(name, "a tensor of shape (rows,)", type(given).__name__)
             c_f.check_shapes(rows, given)
 
     def set_reducer(self, reducer: Any) -> None:

@@ -107,6 +107,8 @@ class DistributedLossWrapper(pml.DistributedLossWrapper):
         if not isinstance(loss, kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
             way_out = "Put DistributedDataParallel around this wrapper, not inside."
+            if isinstance(loss, type):
+                way_out = "Give an instance."
             raise refuse("loss", f"a {names}", type(loss).__name__, way_out)
         refuse_joining(loss=loss)
         gather_gradient = efficient if gather_gradient is None else gather_gradient

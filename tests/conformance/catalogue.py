@@ -269,6 +269,7 @@ LOSSES = {
 
 # Public names for which there is no checker yet, as "miners.Name".
 NOT_LOSSES: tuple[str, ...] = (
+    "evaluation.RetrievalAccuracyCalculator",
     "losses.DistancePreservingLoss",
     "losses.zabihzadeh_ensemble",
     "losses.zabihzadeh_param_groups",

@@ -4,10 +4,12 @@ import importlib
 import pkgutil
 
 import pytest
+import torch
 
 import pml_extras
 from pml_extras.testing import Status, promises
 from tests.conformance.catalogue import LOSSES, NOT_LOSSES
+from tests.conformance.entry import EMBEDDING_SIZE
 
 KINDS = (
     "losses",
@@ -20,6 +22,7 @@ KINDS = (
     "nn",
     "inference",
     "training",
+    "evaluation",
 )
 
 
@@ -57,3 +60,11 @@ def test_everything_public_is_in_the_catalogue():
     made = {type(entry.make()).__name__ for entry in LOSSES.values()}
     catalogued = {f"losses.{name}" for name in made} | set(NOT_LOSSES)
     assert catalogued == public_names()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_that_are_no_tensor_are_refused_by_name(name):
+    loss = LOSSES[name].make()
+    columns = LOSSES[name].check.get("columns", EMBEDDING_SIZE)
+    with pytest.raises(ValueError, match=r"^labels: expected .*; got list"):
+        loss(torch.randn(4, columns), [0, 0, 1, 1])

@@ -13,19 +13,23 @@ INTRODUCTION = """\
 own parameters.
 
 ```python
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_extras.losses import PotentialFieldLoss
 from pml_extras.wrappers import DistributedLossWrapper
 
-trunk = DistributedDataParallel(trunk)
+torch.distributed.init_process_group()  # under torchrun
+images, labels = torch.randn(32, 512), torch.randint(100, (32,))  # the part of this process
+trunk = DistributedDataParallel(torch.nn.Linear(512, 128))
 loss_func = DistributedDataParallel(
     DistributedLossWrapper(PotentialFieldLoss(num_classes=100, embedding_size=128))
 )
 loss_func(trunk(images), labels).backward()
 ```
 
-A loss without parameters takes no `DistributedDataParallel`. Batches may differ in size. `python
+A loss without parameters takes no `DistributedDataParallel`; without a process group the wrapper is
+the loss alone. Batches may differ in size. `python
 examples/distributed.py` and `torchrun --nproc-per-node 2 examples/distributed.py` print the same.
 
 `efficient=True` compares the own rows with all, and is offered where the parts add up to the loss;

@@ -324,6 +324,7 @@ def test_it_is_a_wrapper_of_pml_with_its_keys():
             ),
             "loss: expected one that leaves .*; got DistributedMinerWrapper. Put",
         ),
+        (lambda: DistributedLossWrapper(NTXentLoss), "loss: expected .* Give an instance"),
         (lambda: DistributedLossWrapper(NTXentLoss(), efficient=1), "efficient: expected True or"),
         (lambda: DistributedLossWrapper(NTXentLoss(), gather_gradient=0), "gather_gradient: expec"),
         (lambda: DistributedMinerWrapper(torch.nn.Identity()), "miner: expected a BaseMiner"),
