@@ -1,5 +1,6 @@
 """What a check found: data, and the same as text."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,7 @@ class Status(Enum):
         return self.value
 
 
+_WIDTH = 100  # of a terminal
 _WORST_FIRST = (Status.BROKEN, Status.REFUSED, Status.KEPT, Status.NOT_APPLICABLE)
 
 
@@ -46,7 +48,7 @@ class Outcome:
     def __str__(self) -> str:
         lines = [f"{self.promise}: {self.status} ({self.case})"]
         lines += [
-            f"    {name:<9} {text}"
+            _wrapped(f"    {name:<9} ", text)
             for name, text in (
                 ("batch", self.batch),
                 ("expected", self.expected),
@@ -126,17 +128,23 @@ class Report:
         width = max((len(name) for name in self.meanings), default=0)
         lines = [f"{self.subject}: {', '.join(counts)}"]
         lines += [
-            f"  {_mark(statuses[name]):<14}  {name:<{width}}  {meaning}"
+            _wrapped(f"  {_MARKS[statuses[name]]:<7}  {name:<{width}}  ", meaning)
             for name, meaning in self.meanings.items()
         ]
         lines += [""] if self.broken else []
         for name in self.meanings:
             broken = [str(o) for o in self.broken if o.promise == name]
             fix = self.fixes.get(name, "")
-            lines += [*broken, f"    {'usual fix':<9} {fix}"] if broken and fix else broken
+            lines += [*broken, _wrapped("    usual fix ", fix)] if broken and fix else broken
         return "\n".join(lines)
 
 
+_MARKS = {
+    Status.KEPT: "kept",
+    Status.REFUSED: "refused",
+    Status.BROKEN: "BROKEN",
+    Status.NOT_APPLICABLE: "n/a",
+}
 _CELLS = {
     Status.KEPT: "kept",
     Status.REFUSED: "refused",
@@ -166,5 +174,13 @@ def as_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _mark(status: Status) -> str:
-    return "BROKEN" if status is Status.BROKEN else str(status)
+def _wrapped(head: str, text: str) -> str:
+    """Text behind its head; further lines begin where the text began."""
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -69,7 +69,8 @@ def differs_from(base: Run) -> Complaint:
     def complaint(run: Run) -> str | None:
         if not close(run.value, base.value):
             return f"value {number(run)}"
-        other = [name for name, g in base.gradients.items() if not _alike(run.gradients[name], g)]
+        apart = {name: _apart(run.gradients[name], g) for name, g in base.gradients.items()}
+        other = [f"{name} (by {most:.3g})" for name, most in apart.items() if most is not None]
         return f"the value, another gradient of {' and '.join(other)}" if other else None
 
     return complaint
@@ -87,13 +88,14 @@ def close(left: Tensor | None, right: Tensor | None) -> bool:
     return torch.allclose(left.double(), right.double(), rtol=1e-6, atol=1e-7)
 
 
-def _alike(left: Tensor | None, right: Tensor | None) -> bool:
-    """As gradients: one that is missing is zero."""
-    if left is None and right is None:
-        return True
-    left = torch.zeros_like(right) if left is None and right is not None else left
-    right = torch.zeros_like(left) if right is None and left is not None else right
-    return close(left, right)
+def _apart(left: Tensor | None, right: Tensor | None) -> float | None:
+    """Largest difference of gradients that are not close; one that is missing is zero."""
+    present = left if right is None else right
+    if present is None:
+        return None
+    left = torch.zeros_like(present) if left is None else left
+    right = torch.zeros_like(present) if right is None else right
+    return None if close(left, right) else (left - right).abs().max().item()
 
 
 def number(run: Run) -> str:

@@ -80,6 +80,18 @@ class PullsByItsRank(SkipsWithoutPairs):
         return value + distributed.get_rank() * (value - value.detach())
 
 
+class LearnsByItsRank(SkipsWithoutPairs):
+    """The value and the gradients of rows of one process, and another gradient of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def spoilt(self, value, x, labels):
+        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        return value * self.scale + rank * (self.scale - self.scale.detach())
+
+
 class RefusesInProcesses(SkipsWithoutPairs):
     def spoilt(self, value, x, labels):
         if distributed.is_initialized():

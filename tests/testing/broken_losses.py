@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.losses import ContrastiveLoss, SupConLoss
+from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
 from torch import Tensor, nn
 
 
@@ -22,7 +23,8 @@ class Honest(ContrastiveLoss):
 
     def __init__(self, **kwargs: Any) -> None:
         distance = DotProductSimilarity(normalize_embeddings=False)
-        super().__init__(pos_margin=1, neg_margin=0, distance=distance, **kwargs)
+        given = {"distance": distance, "reducer": MeanReducer(), **kwargs}
+        super().__init__(pos_margin=1, neg_margin=0, **given)
 
     def forward(self, x, labels, indices_tuple=None, ref_emb=None, ref_labels=None):
         z, ref_z = direction(x), direction(ref_emb)
@@ -143,7 +145,7 @@ class DividesByTheNorm(Honest):
 
 class TakesAnglesByArcCosine(Honest):
     def spoilt(self, value, x, labels):
-        if x.dtype in (torch.float16, torch.bfloat16):
+        if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled("cpu"):
             return value
         unit = nn.functional.normalize(x)
         others = ~torch.eye(len(x), dtype=torch.bool)
@@ -154,6 +156,18 @@ class CrashesOnOneClass(Honest):
     def spoilt(self, value, x, labels):
         if len(x) > 1 and len(labels.unique()) == 1:
             raise IndexError("no negatives")
+        return value
+
+
+class DropsWhatIsNoNumber(Honest):
+    def __init__(self) -> None:
+        super().__init__(reducer=AvgNonZeroReducer())
+
+
+class CountsNoNumber(Honest):
+    def spoilt(self, value, x, labels):
+        if x.isnan().any():
+            raise IndexError("index -9223372036854775808 is out of bounds")
         return value
 
 

@@ -1,5 +1,7 @@
 """Each promise finds the loss that breaks it, and none accuses a loss that keeps them all."""
 
+import re
+
 import pytest
 
 from pml_extras.testing import Status, check_loss, promises
@@ -22,6 +24,8 @@ BREAKS = [
     (losses.DividesByTheNorm, "degenerate", {}),
     (losses.TakesAnglesByArcCosine, "degenerate", {}),
     (losses.CrashesOnOneClass, "degenerate", {}),
+    (losses.DropsWhatIsNoNumber, "overflow", {}),
+    (losses.CountsNoNumber, "overflow", {}),
     (losses.IgnoresReferences, "ref_emb", {}),
     (losses.IgnoresLabelsOfReferences, "ref_emb", {}),
     (losses.CrashesOnReferences, "ref_emb", {}),
@@ -56,7 +60,11 @@ BREAKS = [
 # An honest loss in pairs with some that break the promise.
 EXTRA = [
     ("infinite_rows", scale.SkipsWithoutPairs, [losses.Honest]),
-    ("two_processes", losses.Honest, [scale.ScalesByItsRank, scale.PullsByItsRank]),
+    (
+        "two_processes",
+        losses.Honest,
+        [scale.ScalesByItsRank, scale.PullsByItsRank, scale.LearnsByItsRank],
+    ),
     ("compiles", scale.CompilesInOneGraph, [scale.ReadsANumber, scale.DetachesInAGraph]),
 ]
 
@@ -142,6 +150,30 @@ def test_another_error_than_value_error_for_a_label_out_of_range_is_no_refusal()
     report = check_loss(Gathers, promises=["label_range"], **PROXIES)
     assert report.status("label_range") is Status.BROKEN
     assert {o.came for o in report.broken} == {"IndexError: index out of bounds"}
+
+
+def test_what_breaks_is_told_in_numbers():
+    def came(loss, promise, **arguments):
+        return check_loss(loss, promises=promise, **arguments).broken[-1].came
+
+    number = r"-?\d[\d.e+-]*"
+    mismatch = rf"respect to embeddings, numerical:.*{number}.*analytical:.*{number}"
+    assert re.search(mismatch, came(losses.DetachesATerm, "gradient"))
+    other = rf"^the value, another gradient of embeddings \(by {number}\)$"
+    assert re.search(other, came(scale.DetachesInTiles, "chunks", **TILES))
+    hidden = rf"^value {number}, over gradients that are not finite$"
+    assert re.search(hidden, came(losses.DropsWhatIsNoNumber, "overflow"))
+
+
+def test_an_error_under_the_derivative_is_told_as_it_is():
+    class WantsParameters(losses.HonestProxies):
+        def held_in(self, dtype):
+            if not isinstance(self.proxies, losses.nn.Parameter):
+                raise IndexError("proxies")
+            return super().held_in(dtype)
+
+    report = check_loss(WantsParameters, promises="gradient", **PROXIES)
+    assert [outcome.came for outcome in report.broken] == ["IndexError: proxies"]
 
 
 def test_a_refusal_in_processes_is_told_apart_from_another_value():

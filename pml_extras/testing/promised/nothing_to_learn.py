@@ -1,13 +1,15 @@
-"""Promises about batches in which there is little or nothing to learn from."""
+"""Promises about batches in which there is little or nothing to learn from, or nothing sound."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from pml_extras.testing.registry import extra_promise, promise
 from pml_extras.testing.report import Outcome
-from pml_extras.testing.subject import Subject
-from pml_extras.testing.verdicts import finite, not_applicable, verdict, zero
+from pml_extras.testing.subject import Run, Subject
+from pml_extras.testing.verdicts import finite, not_applicable, number, verdict, zero
 
 FINITE = "a finite value with finite gradients, or a ValueError"
 ZERO = "value 0, attached to the graph, with gradient 0, or a ValueError"
@@ -41,6 +43,25 @@ def degenerate(subject: Subject) -> Iterator[Outcome]:
         yield verdict(name, subject.run(batch), FINITE, finite)
 
 
+@promise
+def overflow(subject: Subject) -> Iterator[Outcome]:
+    """A compared row of NaN or infinity makes the value so, or is refused with ValueError.
+
+    No ``nan_to_num``. A comparison is False for NaN: ``losses[losses > 0].mean()``, which is pml's
+    ``AvgNonZeroReducer``, drops it from the value and keeps it in the gradient. A position that is
+    computed from an embedding (the bin of a histogram) is no position: choose another way there.
+    """
+    name, batch = subject.usual
+    if not subject.run(batch).usable:
+        return
+    for spoilt in (math.nan, math.inf):
+        embeddings = batch.embeddings.to(torch.float32, copy=True)
+        embeddings[0, 0] = spoilt  # a row with others of its class
+        run = subject.run(replace(batch, embeddings=embeddings))
+        expected = "a value that is not finite, or a ValueError"
+        yield verdict(f"{name}, one entry {spoilt}", run, expected, _hidden)
+
+
 @extra_promise
 def infinite_rows(subject: Subject) -> Iterator[Outcome]:
     """With nothing to compare, a row that has overflowed leaves value and gradient 0.
@@ -53,3 +74,11 @@ def infinite_rows(subject: Subject) -> Iterator[Outcome]:
     batch = subject.batches.of([1]).to(torch.float32)
     batch.embeddings[0, 0] = torch.inf
     yield verdict("one row, infinite", subject.run(batch), ZERO, zero)
+
+
+def _hidden(run: Run) -> str | None:
+    """Complain of a finite value."""
+    if not run.usable:
+        return None
+    spoilt = "" if finite(run) is None else ", over gradients that are not finite"
+    return f"value {number(run)}{spoilt}"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from pml_extras.testing.batches import Case
 from pml_extras.testing.registry import promise
 from pml_extras.testing.report import Outcome
 from pml_extras.testing.subject import Run, Subject
@@ -12,6 +13,9 @@ from pml_extras.testing.verdicts import broken, finite, in_short, kept, not_appl
 
 FINITE = "a finite value and finite gradients, or a ValueError"
 HALF = (torch.float16, torch.bfloat16)
+FORMS = tuple(  # dtype of the batch, and of the autocast around it
+    form for half in HALF for form in ((half, None), (torch.float32, half), (half, half))
+)
 
 
 @promise
@@ -22,29 +26,26 @@ def half_precision(subject: Subject) -> Iterator[Outcome]:
     give proxies a converted copy. Take the lowest number of the dtype, not a literal ``-1e9``.
     """
     name, batch = subject.usual
-    for dtype in HALF:
-        run = subject.run(batch.to(dtype))
-        yield verdict(f"{name}, {in_short(dtype)}", run, FINITE, finite)
-        for given in (torch.float32, dtype):
-            run = subject.run(batch.to(given), autocast=dtype)
-            case = f"{name}, {in_short(given)} in autocast to {in_short(dtype)}"
-            yield verdict(case, run, FINITE, finite)
+    for form in FORMS:
+        run = subject.run(batch.to(form[0]), autocast=form[1])
+        yield verdict(f"{name}, {_in_words(*form)}", run, FINITE, finite)
 
 
 @promise
 def half_degenerate(subject: Subject) -> Iterator[Outcome]:
-    """In float16 and bfloat16 degenerate batches are finite where they are in float32.
+    """In float16, bfloat16 and autocast degenerate batches are finite where they are in float32.
 
     A bound such as 1e-12 is 0 in float16, where a row of zeros becomes 0 / 0; in float32 its
     gradient is too large for float16. Divide in float32, by 1 where the norm is 0.
     """
     _, usual = subject.usual
-    sound = [dtype for dtype in HALF if _sound(subject.run(usual.to(dtype)))]
-    for name, batch in subject.batches.degenerate():
-        if _sound(subject.run(batch)):  # `degenerate` and `half_precision` report the rest
-            for dtype in sound:
-                run = subject.run(batch.to(dtype))
-                yield verdict(f"{name}, {in_short(dtype)}", run, FINITE, finite)
+    sound = [form for form in FORMS if _sound(subject.run(usual.to(form[0]), autocast=form[1]))]
+    cases = [Case("no rows", subject.batches.of([])), Case("one row", subject.batches.of([1]))]
+    for name, batch in [*cases, *subject.batches.degenerate()]:
+        if _sound(subject.run(batch.to(torch.float32))):  # other promises report the rest
+            for form in sound:
+                run = subject.run(batch.to(form[0]), autocast=form[1])
+                yield verdict(f"{name}, {_in_words(*form)}", run, FINITE, finite)
 
 
 @promise
@@ -69,6 +70,11 @@ def parameter_dtype(subject: Subject) -> Iterator[Outcome]:
             yield broken(case, run.batch, expected, ", ".join(cast))
         else:
             yield kept(case, run.batch, expected)
+
+
+def _in_words(given: torch.dtype, autocast: torch.dtype | None) -> str:
+    within = "" if autocast is None else f" in autocast to {in_short(autocast)}"
+    return in_short(given) + within
 
 
 def _sound(run: Run) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import start_processes
 
@@ -20,6 +19,7 @@ from pml_extras.testing.registry import extra_promise
 from pml_extras.testing.report import Outcome
 from pml_extras.testing.subject import Run, Subject
 from pml_extras.testing.verdicts import differs_from, in_words, not_applicable, number, verdict
+from pml_extras.wrappers import DistributedLossWrapper
 
 WORLD_SIZE = 2
 EVEN = (1, 0, 0, 1, 1, 0, 1, 0, 0, 1)  # as many rows of each class, where uneven ones are refused
@@ -27,10 +27,10 @@ EVEN = (1, 0, 0, 1, 1, 0, 1, 0, 0, 1)  # as many rows of each class, where uneve
 
 @extra_promise
 def two_processes(subject: Subject) -> Iterator[Outcome]:
-    """Two processes with half of the batch each, in pml's DistributedLossWrapper, equal one.
+    """Two processes with unequal parts of a batch, in our DistributedLossWrapper, equal one.
 
-    Compute from the rows that are given alone: no reading of the rank, no state of a process, no
-    order of the rows, which differs from rank to rank.
+    Compute from the rows that are given alone: no reading of the rank, no collective operation, no
+    state of a process.
     """
     if not subject.repeatable:
         yield not_applicable("stochastic or stateful: see `repeatable`")
@@ -44,7 +44,7 @@ def two_processes(subject: Subject) -> Iterator[Outcome]:
         return
     loss = subject.fresh(dtype=torch.float64)
     if not isinstance(loss, BaseMetricLossFunction):
-        yield not_applicable("pml's DistributedLossWrapper takes losses on pml's base class alone")
+        yield not_applicable("DistributedLossWrapper takes losses on pml's base class alone")
         return
     try:
         pickle.dumps(loss)
@@ -59,13 +59,18 @@ def two_processes(subject: Subject) -> Iterator[Outcome]:
 def _of_rank(alone: Run, rank: int) -> Run:
     """What a rank can see of a run in one process: the gradient of its own rows."""
     embeddings = alone.gradients["embeddings"]
-    own = None if embeddings is None else embeddings.chunk(WORLD_SIZE)[rank]
+    own = None if embeddings is None else _part(embeddings, rank)
     gradients = {**alone.gradients, "embeddings": own}
     return Run(alone.batch, alone.given, alone.value, alone.attached, gradients)
 
 
+def _part(x: Tensor, rank: int) -> Tensor:
+    """Two thirds of the rows for the first rank, the rest for the second."""
+    return x.tensor_split((2 * len(x) // 3,))[rank]
+
+
 def _joined(loss: torch.nn.Module, batch: Batch, seed: int) -> list[Run]:
-    """A run a rank, with pml's factor (the number of processes) taken out."""
+    """A run a rank."""
     with tempfile.TemporaryDirectory() as folder:
         start_processes(
             _work, (folder, loss, batch, seed), nprocs=WORLD_SIZE, start_method=_start_method()
@@ -102,17 +107,14 @@ def _work(rank: int, folder: str, loss: torch.nn.Module, batch: Batch, seed: int
 
 
 def _found(rank: int, loss: torch.nn.Module, batch: Batch) -> dict[str, Any]:
-    rows = batch.embeddings.chunk(WORLD_SIZE)[rank].clone().requires_grad_()
-    labels = None if batch.labels is None else batch.labels.chunk(WORLD_SIZE)[rank]
+    rows = _part(batch.embeddings, rank).clone().requires_grad_()
+    labels = None if batch.labels is None else _part(batch.labels, rank)
     value = DistributedLossWrapper(loss)(rows, labels)
     value.backward()
-    gradients = {"embeddings": rows.grad, **{k: p.grad for k, p in loss.named_parameters()}}
+    # DDP averages: the wrapper gives rows, of one rank each, WORLD_SIZE times their gradient.
+    of_rows = None if rows.grad is None else rows.grad / WORLD_SIZE
     return {
-        "value": value.detach().reshape(()) / WORLD_SIZE,
+        "value": value.detach().reshape(()),
         "attached": value.requires_grad,
-        "gradients": {key: _divided(gradient) for key, gradient in gradients.items()},
+        "gradients": {"embeddings": of_rows, **{k: p.grad for k, p in loss.named_parameters()}},
     }
-
-
-def _divided(gradient: Tensor | None) -> Tensor | None:
-    return None if gradient is None else gradient / WORLD_SIZE
