@@ -77,7 +77,7 @@ def check_loss(
         A report of each case of each promise; it raises nothing for a broken promise by itself.
 
     Raises:
-        TypeError: ``factory`` is not callable, or does not make a torch module.
+        TypeError: ``factory`` is not callable, needs arguments, or does not make a torch module.
         ValueError: ``num_classes`` and ``labels_index_classes`` do not go together; a name in
             ``promises`` is unknown; the loss has no argument of a name in ``out_of_range`` or
             ``cost_only``.
@@ -91,7 +91,15 @@ def check_loss(
             f"Pass `lambda **kwargs: {type(factory).__name__}(..., **kwargs)`."
         )
     with _undisturbed():
-        example = factory()
+        try:
+            example = factory()
+        except TypeError as error:
+            if "required" not in str(error):
+                raise
+            raise TypeError(
+                f"factory: expected to be called without arguments; got {error}. "
+                "Give them: `lambda **kwargs: MyLoss(5, 8, **kwargs)`."
+            ) from error
         if not isinstance(example, nn.Module):
             raise TypeError(
                 f"factory: expected to make a torch.nn.Module; got {type(example)}. "

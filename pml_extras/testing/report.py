@@ -133,10 +133,21 @@ class Report:
         ]
         lines += [""] if self.broken else []
         for name in self.meanings:
-            broken = [str(o) for o in self.broken if o.promise == name]
+            alike = grouped(o for o in self.broken if o.promise == name)
+            for first, *others in alike:
+                also = "; ".join(other.case for other in others)
+                lines += [str(first), *([_wrapped("    also      ", also)] if also else [])]
             fix = self.fixes.get(name, "")
-            lines += [*broken, _wrapped("    usual fix ", fix)] if broken and fix else broken
+            lines += [_wrapped("    usual fix ", fix)] if alike and fix else []
         return "\n".join(lines)
+
+
+def grouped(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """Those of one promise together that expected the same and got the same."""
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    for o in outcomes:
+        groups.setdefault((o.promise, o.expected, o.came), []).append(o)
+    return list(groups.values())
 
 
 _MARKS = {

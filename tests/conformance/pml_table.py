@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pml_extras.testing import Report, promises, registry, table
-from pml_extras.testing.report import as_markdown
+from pml_extras.testing.report import as_markdown, grouped
 from tests.conformance.catalogue import LOSSES
 from tests.conformance.pml_catalogue import CATALOGUE
 
@@ -136,12 +136,13 @@ def page(found: dict[str, Report], ours: list[Report]) -> str:
 
 
 def findings(loss: str, report: Report) -> Iterator[str]:
-    """A line for each broken case, under the name of the loss."""
+    """A line for each way in which a promise broke, under the name of the loss."""
     if report.broken:
         yield f"### {loss}\n"
-        for outcome in report.broken:
-            expected, came = _rounded(outcome.expected), _rounded(outcome.came)
-            yield f"- `{outcome.promise}`, {outcome.case}: expected {expected}; came {came}"
+        for alike in grouped(report.broken):
+            cases = "; ".join(outcome.case for outcome in alike)
+            expected, came = _rounded(alike[0].expected), _rounded(alike[0].came)
+            yield f"- `{alike[0].promise}`, {cases}: expected {expected}; came {came}"
         yield ""
 
 

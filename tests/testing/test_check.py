@@ -67,8 +67,9 @@ def test_a_broken_promise_raises_with_batch_expectation_and_outcome():
         report.raise_if_broken()
     text = str(raised.value)
     assert "BROKEN" in text
-    assert "nothing_to_compare: broken (one row)" in text
-    assert "batch     float32 (1, 8), labels int64 [1]" in text
+    assert "nothing_to_compare: broken (no rows)" in text
+    assert "also      one row" in text
+    assert "batch     float32 (0, 8), labels int64 []" in text
     assert "expected  value 0, attached to the graph" in text
     assert "came      0, cut from the graph" in text
 
@@ -82,6 +83,17 @@ def test_the_report_counts_promises_by_status_and_tells_what_each_means():
         assert f" {name} {meaning}" in told
     marks = [line[:10].strip() for line in lines if line[:10].strip()]
     assert {mark: marks.count(mark) for mark in marks} == {"kept": 17, "refused": 2, "n/a": 4}
+
+
+def test_cases_that_broke_alike_are_told_once():
+    report = check_loss(losses.AnnouncesAnotherKey, promises="sub_loss_names")
+    assert len(report.broken) > 3
+    text = " ".join(str(report).split())
+    assert text.count("came keys ['loss']") == 1
+    first, *others = (outcome.case for outcome in report.broken)
+    assert f"broken ({first})" in text
+    assert f" also {'; '.join(others)} usual fix" in text
+    assert str(check_loss(losses.IgnoresReferences, promises="ref_emb")).count("came ") == 2
 
 
 def test_the_report_fits_a_terminal():
@@ -133,6 +145,21 @@ def test_a_promise_without_a_case_is_not_applicable():
 def test_an_instance_in_place_of_a_factory_is_refused():
     with pytest.raises(TypeError, match=r"factory: expected a class .*Honest'>. Pass `lambda"):
         check_loss(losses.Honest())
+
+
+def test_a_factory_that_needs_arguments_is_refused_with_the_way_out():
+    class Sized(losses.Honest):
+        def __init__(self, size):
+            super().__init__()
+
+    with pytest.raises(TypeError, match=r"factory: .* 'size'. Give them: `lambda \*\*kwargs"):
+        check_loss(Sized)
+
+    def fails():
+        return 1 + "1"
+
+    with pytest.raises(TypeError, match=r"^unsupported operand"):
+        check_loss(fails)
 
 
 def test_a_factory_of_something_else_is_refused():

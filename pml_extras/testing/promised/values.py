@@ -70,7 +70,8 @@ def class_names(subject: Subject) -> Iterator[Outcome]:
     """The names of the classes do not change the value.
 
     Compare labels, or count them by ``torch.unique(labels, return_inverse=True)``: they may be
-    negative and far apart.
+    negative and far apart. Where they index proxies or class weights tell the check so, by
+    ``labels_index_classes=True, num_classes=...``.
     """
     if subject.labels_index_classes or not subject.needs_labels:
         yield not_applicable("labels index the loss's parameters, or there are none")
