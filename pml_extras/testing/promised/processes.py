@@ -53,7 +53,9 @@ def two_processes(subject: Subject) -> Iterator[Outcome]:
         return
     expected = f"value {number(alone)} and its gradients, as in one process"
     for rank, run in enumerate(_joined(loss, batch, subject.seed)):
-        yield verdict(f"rank {rank}", run, expected, differs_from(_of_rank(alone, rank)))
+        rows = len(_part(batch.embeddings, rank))
+        case = f"{rows} of {len(batch.embeddings)} rows, rank {rank}"
+        yield verdict(case, run, expected, differs_from(_of_rank(alone, rank)))
 
 
 def _of_rank(alone: Run, rank: int) -> Run:
