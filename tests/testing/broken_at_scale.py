@@ -87,12 +87,19 @@ class PullsByItsRank(SkipsWithoutPairs):
         return value + distributed.get_rank() * (value - value.detach())
 
 
-class LearnsByItsRank(SkipsWithoutPairs):
-    """The value and the gradients of rows of one process, and another gradient of its own."""
+class Learns(SkipsWithoutPairs):
+    """Honest, with a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+
+    def spoilt(self, value, x, labels):
+        return value * self.scale
+
+
+class LearnsByItsRank(Learns):
+    """The value and the gradients of rows of one process, and another gradient of its own."""
 
     def spoilt(self, value, x, labels):
         rank = distributed.get_rank() if distributed.is_initialized() else 0

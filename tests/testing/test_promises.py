@@ -62,7 +62,7 @@ EXTRA = [
     ("infinite_rows", scale.SkipsWithoutPairs, [losses.Honest]),
     (
         "two_processes",
-        losses.Honest,
+        scale.Learns,
         [scale.ScalesByItsRank, scale.PullsByItsRank, scale.LearnsByItsRank],
     ),
     ("compiles", scale.CompilesInOneGraph, [scale.ReadsANumber, scale.DetachesInAGraph]),
