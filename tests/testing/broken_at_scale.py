@@ -1,9 +1,22 @@
-"""Losses that break one promise each: of memory, of parts, of graphs, of processes."""
+"""Losses that break one promise each: of overflow, memory, parts, graphs, processes."""
 
 import torch
+from pytorch_metric_learning.reducers import AvgNonZeroReducer
 from torch import distributed, nn
 
 from tests.testing.broken_losses import Honest, direction
+
+
+class DropsWhatIsNoNumber(Honest):
+    def __init__(self) -> None:
+        super().__init__(reducer=AvgNonZeroReducer())
+
+
+class CountsNoNumber(Honest):
+    def spoilt(self, value, x, labels):
+        if x.isnan().any():
+            raise IndexError("index -9223372036854775808 is out of bounds")
+        return value
 
 
 class ListsTriplets(Honest):

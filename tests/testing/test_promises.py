@@ -24,8 +24,8 @@ BREAKS = [
     (losses.DividesByTheNorm, "degenerate", {}),
     (losses.TakesAnglesByArcCosine, "degenerate", {}),
     (losses.CrashesOnOneClass, "degenerate", {}),
-    (losses.DropsWhatIsNoNumber, "overflow", {}),
-    (losses.CountsNoNumber, "overflow", {}),
+    (scale.DropsWhatIsNoNumber, "overflow", {}),
+    (scale.CountsNoNumber, "overflow", {}),
     (losses.IgnoresReferences, "ref_emb", {}),
     (losses.IgnoresLabelsOfReferences, "ref_emb", {}),
     (losses.CrashesOnReferences, "ref_emb", {}),
@@ -140,6 +140,23 @@ def test_declarations_may_be_arguments_of_the_check():
     assert not check_loss(losses.DrawsAndForgets, stochastic=True).broken
 
 
+def test_a_second_call_with_another_gradient_is_found():
+    class PullsHarder(losses.Honest):
+        calls = 0
+
+        def spoilt(self, value, x, labels):
+            self.calls += 1
+            return value + self.calls * (value - value.detach())
+
+    (outcome,) = check_loss(PullsHarder, promises="repeatable").broken
+    assert outcome.case == "uneven classes, called again"
+
+
+def test_draws_excuse_no_other_disturbance():
+    report = check_loss(losses.SwitchesGradientsOff, promises="global_state", stochastic=True)
+    assert [outcome.came for outcome in report.broken] == ["another grad mode"]
+
+
 def test_another_error_than_value_error_for_a_label_out_of_range_is_no_refusal():
     class Gathers(losses.HonestProxies):
         def targets(self, labels):
@@ -162,7 +179,7 @@ def test_what_breaks_is_told_in_numbers():
     other = rf"^the value, another gradient of embeddings \(by {number}\)$"
     assert re.search(other, came(scale.DetachesInTiles, "chunks", **TILES))
     hidden = rf"^value {number}, over gradients that are not finite$"
-    assert re.search(hidden, came(losses.DropsWhatIsNoNumber, "overflow"))
+    assert re.search(hidden, came(scale.DropsWhatIsNoNumber, "overflow"))
 
 
 def test_an_error_under_the_derivative_is_told_as_it_is():
