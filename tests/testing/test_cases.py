@@ -167,3 +167,23 @@ def test_processes_have_unequal_parts_of_a_batch_that_the_loss_accepts():
     outcomes = check_loss(scale.WantsEqualClasses, promises="two_processes").outcomes
     assert [o.case for o in outcomes] == ["6 of 10 rows, rank 0", "4 of 10 rows, rank 1"]
     assert {o.status for o in outcomes} == {Status.KEPT}
+
+
+@pytest.mark.parametrize(
+    ("given", "held", "status"),
+    [
+        (None, 4, Status.NOT_APPLICABLE),  # the loss was asked to choose
+        (float("nan"), float("nan"), Status.KEPT),
+        (4, 4.0, Status.KEPT),
+        (4, 5, Status.BROKEN),
+    ],
+)
+def test_what_is_recorded_is_compared_with_what_was_given(given, held, status):
+    class Records(losses.Honest):
+        def __init__(self, size=given):
+            super().__init__()
+            self.size = held
+            self.add_to_recordable_attributes(name="size")
+            self._record_these = ["size"]
+
+    assert check_loss(Records, promises="records").status("records") is status
