@@ -134,7 +134,7 @@ def _undisturbed() -> Iterator[None]:
     torch.set_num_threads(1)  # on batches this small, threads wait for each other longer than work
     torch.set_default_dtype(torch.float32)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning breaks no promise
             yield
     finally:

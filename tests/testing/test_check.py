@@ -15,6 +15,7 @@ from tests.testing import broken_losses as losses
 def test_the_state_of_the_caller_is_left_alone():
     torch.set_default_dtype(torch.float64)
     num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     generators = (
         lambda: torch.rand(3).tolist(),
         lambda: np.random.rand(3).tolist(),  # noqa: NPY002
@@ -28,10 +29,11 @@ def test_the_state_of_the_caller_is_left_alone():
             check_loss(losses.SwitchesGradientsOff)
             assert not torch.is_grad_enabled()
             assert torch.get_default_dtype() is torch.float64
-            assert torch.get_num_threads() == num_threads
+            assert torch.get_num_threads() == 2
             assert [draw() for draw in generators] == expected
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(num_threads)
 
 
 def test_the_state_of_the_caller_does_not_change_the_outcome():
