@@ -187,3 +187,12 @@ def test_what_is_recorded_is_compared_with_what_was_given(given, held, status):
             self._record_these = ["size"]
 
     assert check_loss(Records, promises="records").status("records") is status
+
+
+@pytest.mark.parametrize(("difference", "status"), [(1e-4, Status.BROKEN), (1e-9, Status.KEPT)])
+def test_a_difference_is_told_from_rounding(difference, status):
+    class Favours(losses.Honest):
+        def spoilt(self, value, x, labels):
+            return value * (1 + difference * x[0].sigmoid().sum()) if len(x) > 1 else value
+
+    assert check_loss(Favours, promises="order").status("order") is status
