@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import distances, losses, miners, reducers
 
 from pml_extras.losses import PNPLoss, SmoothAPLoss
+from tests.old_torch import reads_under_torch_func
 from tests.oracles import ranking as oracle
 from tests.strategies import batches
 
@@ -201,6 +202,7 @@ def test_a_label_of_nan_is_a_class_of_its_own(loss_class, tile):
 
 @BOTH
 @pytest.mark.parametrize("tile", [None, 4])
+@reads_under_torch_func
 def test_gradients_by_torch_func_are_the_same(loss_class, tile):
     x, y = uneven()
     loss = loss_class(tile=tile)
