@@ -1,6 +1,8 @@
 """Imports point one way: losses -> functional -> torch."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,20 @@ def test_formulas_know_torch_alone(path):
 def test_oracles_import_nothing_of_ours():
     for path in (Path(__file__).parent / "oracles").glob("*.py"):
         assert not any(name.startswith("pml_extras") for name in imported(path))
+
+
+EACH_FIRST = """
+import importlib, pkgutil, sys
+import pml_extras
+names = [m.name for m in pkgutil.walk_packages(pml_extras.__path__, "pml_extras.")]
+assert "pml_extras.wrappers" in names
+for name in names:
+    for loaded in [m for m in sys.modules if m.split(".")[0] == "pml_extras"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+
+
+def test_every_module_can_be_the_first_that_is_imported():
+    done = subprocess.run([sys.executable, "-c", EACH_FIRST], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

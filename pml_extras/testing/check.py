@@ -11,7 +11,7 @@ from torch import nn
 
 import pml_extras.testing.promised  # noqa: F401 - fills the registry
 from pml_extras._checks import refuse
-from pml_extras.testing.global_state import GlobalState
+from pml_extras._global_state import GlobalState
 from pml_extras.testing.registry import REGISTRY, Promise
 from pml_extras.testing.report import Outcome, Report, Status
 from pml_extras.testing.subject import Subject

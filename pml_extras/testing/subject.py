@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from pml_extras._global_state import GlobalState, seed_everything
 from pml_extras.testing.batches import Batch, Batches, Case
-from pml_extras.testing.global_state import GlobalState, seed_everything
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_extras._checks import refuse
-from pml_extras.testing.global_state import GlobalState, seed_everything
+from pml_extras._global_state import GlobalState, seed_everything
 
 NUM_DRAWS = 6
 

@@ -13,9 +13,9 @@ from pytorch_metric_learning.reducers import (
 from torch import Tensor, distributed
 
 from pml_extras._checks import refuse
+from pml_extras._global_state import seed_everything
 from pml_extras._pml import LossDict, label_masks
 from pml_extras.reducers import BatchSizeReducer
-from pml_extras.testing.global_state import seed_everything
 from pml_extras.wrappers._asking import copied, rows, undisturbed
 from pml_extras.wrappers._rank_order import world_size
 

@@ -9,8 +9,8 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import distributed as pml
 from torch import distributed
 
+from pml_extras._global_state import GlobalState
 from pml_extras.losses import SmoothedProxyNCALoss
-from pml_extras.testing.global_state import GlobalState
 from pml_extras.wrappers import (
     CrossBatchMemory,
     DistributedLossWrapper,

@@ -7,8 +7,8 @@ import torch
 from pytorch_metric_learning import losses, miners, reducers, regularizers
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 
+from pml_extras._global_state import GlobalState
 from pml_extras.testing import Status
-from pml_extras.testing.global_state import GlobalState
 from pml_extras.wrappers import (
     CrossBatchMemory,
     DistributedLossWrapper,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from pml_extras._global_state import GlobalState, seed_everything
 from pml_extras.testing.batches import Batch
-from pml_extras.testing.global_state import GlobalState, seed_everything
 from pml_extras.testing.registry import promise
 from pml_extras.testing.report import Outcome
 from pml_extras.testing.subject import Run, Subject
