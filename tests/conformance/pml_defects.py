@@ -100,16 +100,22 @@ FINDINGS = [
     ("SmoothAPLoss", "sub_loss_names", "balanced classes", "keys ['ap_loss']"),
     *(
         (name, "half_precision", "uneven classes, bfloat16", '"cdist" not implemented')
-        for name in WITHOUT_BFLOAT16
+        for name in sorted(WITHOUT_BFLOAT16)
     ),
     ("PNPLoss", "half_precision", "uneven classes, float16", "gradient of embeddings not finite"),
     ("ProxyAnchorLoss", "parameter_dtype", "uneven classes, float16", "proxies float16"),
     ("ArcFaceLoss", "parameter_dtype", "uneven classes, bfloat16", "W bfloat16"),
     ("ProxyNCALoss", "label_range", "uneven classes, one label 5", "value"),
     ("ArcFaceLoss", "label_range", "uneven classes, one label 5", "Error"),
-    *((name, "memory", "twice as many rows", " times: ") for name in CUBIC),
-    *((name, "memory", "rows 4 times as long, float16", " copies: ") for name in LISTS_HALF_ROWS),
-    *((name, "memory", "rows 4 times as long, float32", " copies: ") for name in LISTS_ROWS),
+    *((name, "memory", "twice as many rows", " times: ") for name in sorted(CUBIC)),
+    *(
+        (name, "memory", "rows 4 times as long, float16", " copies: ")
+        for name in sorted(LISTS_HALF_ROWS)
+    ),
+    *(
+        (name, "memory", "rows 4 times as long, float32", " copies: ")
+        for name in sorted(LISTS_ROWS)
+    ),
     ("NCALoss", "degenerate", "all labels unique", "value nan"),
     ("HistogramLoss", "degenerate", "duplicate rows", "out of bounds"),
     ("TupletMarginLoss", "degenerate", "cosines exactly 1", "gradient of embeddings not finite"),
