@@ -1,10 +1,10 @@
-"""Command line: ``python -m benchmarks run|report|list|cost``."""
+"""Command line: ``python -m benchmarks run|report|list|data|cost``."""
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -15,7 +15,11 @@ from benchmarks.campaign import carry_out, plan, steps_of
 from benchmarks.cost import sweep
 from benchmarks.cost_losses import OF_EMBEDDINGS
 from benchmarks.cost_subjects import SUBJECTS
+from benchmarks.data_commands import data_app
 from benchmarks.datasets import DATASETS
+from benchmarks.options import Root
+from benchmarks.options import fail as _fail
+from benchmarks.options import known as _known
 from benchmarks.processes import joined, rank_and_number
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
 from benchmarks.records import (
@@ -43,6 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app, name="data")
 
 
 class SpreadValues(TyperCommand):
@@ -70,10 +75,6 @@ def spread(args: Sequence[str]) -> list[str]:
 
 
 Results = Annotated[Path, typer.Option(help="Folder with one JSON lines file a data set.")]
-Root = Annotated[
-    Path | None,
-    typer.Option(help="Folder with the data sets; else PML_EXTRAS_DATA, else a download."),
-]
 Names = Annotated[
     list[str] | None,
     typer.Option(help="One or more recipes; those of the data set's table if left out."),
@@ -95,6 +96,10 @@ def run_command(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A few steps of seed 0; results to a new folder.")
     ] = False,
+    label_noise: Annotated[
+        float | None,
+        typer.Option(min=0, help="Share of wrong training labels, fixed by the seed."),
+    ] = None,
     data_root: Root = None,
     results: Annotated[
         Path | None, typer.Option(help=f"Folder of the results.  [default: {RESULTS.name}/]")
@@ -111,7 +116,7 @@ def run_command(
     chosen = _recipes(recipes or TABLES[dataset].recipes)
     with joined(_device(device)) as place:
         _run(dataset, chosen, seeds, epochs, iterations, smoke, data_root, results, place, nmi,
-             threads)  # fmt: skip
+             threads, label_noise)  # fmt: skip
 
 
 def _run(
@@ -126,15 +131,20 @@ def _run(
     place: torch.device,
     nmi: bool,
     threads: int,
+    label_noise: float | None,
 ) -> None:
     first = rank_and_number()[0] == 0  # of several processes the first one speaks
     torch.set_num_threads(threads)
-    overrides: dict[str, Any] = {"epochs": epochs, "iterations": iterations}
+    overrides: dict[str, Any] = {
+        "epochs": epochs,
+        "iterations": iterations,
+        "label_noise": label_noise,
+    }
     changed = {name: value for name, value in overrides.items() if value is not None}
-    budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
     folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
     wanted = list(dict.fromkeys(seeds or ([0] if smoke else TABLES[dataset].seeds)))
     try:
+        budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
         planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi)
         skipped = len(chosen) * len(wanted) - len(planned)
         if first:
@@ -343,18 +353,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _known(
-    option: str,
-    name: str,
-    known: Sequence[str] | dict[str, Any],
-    where: str = "`python -m benchmarks list`",
-) -> None:
-    if name not in known:
-        raise typer.BadParameter(
-            f"{option}: expected one of {', '.join(known)}; got {name!r}. {where} shows them."
-        )
-
-
 def _line(record: Record, number: int, planned: int) -> str:
     metrics = record["metrics"]
     return (
@@ -363,11 +361,6 @@ def _line(record: Record, number: int, planned: int) -> str:
         f"MAP@R {100 * metrics['mean_average_precision_at_r']:5.1f}  "
         f"{record['seconds_total']:6.1f} s"
     )
-
-
-def _fail(error: ValueError) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ GREY_LEVELS = 16
 
 
 def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
-    """Mosaic of tiles (query first, then its neighbours), who is right, and their classes.
+    """Tiles or texts (query first, then its neighbours), who is right, and their classes.
 
     Args:
-        split: the images and labels.
+        split: the images or texts, and labels.
         embeddings: (N, D) rows to compare by Euclidean distance, in the order of the split.
 
     Returns:
-        ``png`` (base64), ``correct`` (queries x neighbours), ``classes`` (queries x tiles).
+        ``correct`` (queries x neighbours), ``classes`` (queries x tiles); of images ``png``, a
+        mosaic in base64; of texts ``texts`` (queries x tiles).
     """
     by_class = torch.argsort(split.labels, stable=True)
     spread = ((torch.arange(QUERIES) + 0.5) / QUERIES * len(by_class)).long()
@@ -35,8 +36,13 @@ def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
     near_idx = dist.topk(NEIGHBOURS, dim=1, largest=False).indices  # (Q, K)
     tile_idx = torch.cat([query_idx[:, None], near_idx], dim=1)  # (Q, 1 + K)
     labels = split.labels[tile_idx]
+    shown: dict[str, Any] = {}
+    if split.images.ndim == 4:
+        shown["png"] = _mosaic(split.images[tile_idx].mean(2))
+    if split.texts is not None:
+        shown["texts"] = [[split.texts[i] for i in row] for row in tile_idx.tolist()]
     return {
-        "png": _mosaic(split.images[tile_idx].mean(2)),
+        **shown,
         "correct": (labels[:, 1:] == labels[:, :1]).tolist(),
         "classes": [[split.classes[label] for label in row] for row in labels.tolist()],
     }

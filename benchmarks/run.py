@@ -20,6 +20,8 @@ from benchmarks.best import Best, Point, criterion_of
 from benchmarks.checkpoint import Checkpoint, RandomStates, Rest
 from benchmarks.datasets.split import Data, Split
 from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.label_noise import with_label_noise
+from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.measure import PeakMemory, StepClock
 from benchmarks.neighbours import nearest
 from benchmarks.processes import Parts, share_buffers, wrapped_loss, wrapped_miner, wrapped_trunk
@@ -76,10 +78,21 @@ def seeded_trunk(
     seed: int,
     image: Sequence[int] = GREY,
     pooling: Callable[[int, int], nn.Module] | None = None,
-) -> Trunk | MapTrunk:
+) -> nn.Module:
     """For images of this (channels, H, W), the same weights for every recipe of a seed, but for
-    what a pooling adds."""
+    what a pooling adds; for (features,) a linear layer.
+
+    Raises:
+        ValueError: features are to be pooled.
+    """
     torch.manual_seed(seed)
+    if len(image) == 1:
+        if pooling is not None:
+            raise ValueError(
+                f"pooling: expected images, whose maps it pools; got ({image[0]},) features. Take "
+                "recipes without a pooling."
+            )
+        return LinearTrunk(image[0], embedding_size)
     if pooling is None:
         return Trunk(embedding_size, image)
     return MapTrunk(embedding_size, image, pooling)
@@ -116,10 +129,12 @@ def run(
     code on the same device, the run goes on from there and ends as it would have without a break.
 
     Raises:
-        ValueError: the recipe selects on validation classes that the data has not.
+        ValueError: the recipe selects on validation classes that the data has not, or pools
+            features.
     """
     began = time.perf_counter()
     settings = recipe.settings(data.name, budget)
+    data = with_label_noise(data, budget.label_noise, seed)
     made_by = provenance(device)
     checkpoint = Checkpoint(unfinished, {**made_by, "nmi": nmi})
     state = checkpoint.read()

@@ -1,19 +1,25 @@
-"""Images in memory, split by class: no class of the test half is ever trained on."""
+"""Images or features in memory, split by class: no class of the test half is ever trained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.datasets import (
+    banking77,
     cifar_collage,
+    clinc150,
     digits,
     flowers,
     omniglot,
     omniglot_collage,
     omniglot_validation,
     pets,
+    texts,
 )
 from benchmarks.datasets.split import Data
+from benchmarks.datasets.texts import Source
 
 
 @dataclass(frozen=True)
@@ -25,17 +31,35 @@ class Dataset:
         needs: one line, what has to be in place.
         load: ``--data-root`` or None -> Data.
         place: ``--data-root`` or None -> where the data is found without a download, else None.
+        source: of texts whose features an encoder makes.
     """
 
     name: str
     needs: str
     load: Callable[[Path | None], Data]
     place: Callable[[Path | None], str | None]
+    source: Source | None = None
 
 
 def _omniglot_ensemble(root: Path | None) -> Data:
     """The data of omniglot, with results and rows of its own."""
     return replace(omniglot.load(root), name="omniglot_ensemble")
+
+
+def _of_texts(module: ModuleType) -> tuple[Dataset, Dataset]:
+    """With the features of the encoder, and with TF-IDF features."""
+    source: Source = module.SOURCE
+    return (
+        Dataset(
+            source.name, module.NEEDS, module.load, partial(texts.place_encoded, source), source
+        ),
+        Dataset(
+            f"{source.name}_tfidf",
+            module.NEEDS_TFIDF,
+            module.load_tfidf,
+            partial(texts.place, source),
+        ),
+    )
 
 
 DATASETS = {
@@ -49,6 +73,8 @@ DATASETS = {
         Dataset("pets", pets.NEEDS, pets.load, pets.place),
         Dataset("omniglot_collage", omniglot.NEEDS, omniglot_collage.load, omniglot.place),
         Dataset("cifar_collage", cifar_collage.NEEDS, cifar_collage.load, cifar_collage.place),
+        *_of_texts(clinc150),
+        *_of_texts(banking77),
     )
 }
 

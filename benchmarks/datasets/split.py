@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, compress
 
 import torch
 from torch import Tensor
@@ -15,17 +15,20 @@ class Split:
     """One part of a data set.
 
     Args:
-        images: (N, channels, H, W) float32 in [0, 1]; of drawings one channel, ink is 1.
+        images: (N, channels, H, W) float32 in [0, 1]; of drawings one channel, ink is 1. Or
+            (N, D) float32, features of images or texts that a linear trunk takes.
         labels: (N,) int64 into ``classes``.
         classes: names that are unique over all parts.
         target_quadrant: of collages, (N,) int64 in 0..3 in reading order; see
             :mod:`benchmarks.datasets.collage`.
+        texts: N of them, where the features are of texts.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     target_quadrant: Tensor | None = None
+    texts: tuple[str, ...] | None = None
 
     def only(self, chosen: Callable[[str], bool]) -> "Split":
         """The classes whose names are chosen, numbered anew."""
@@ -37,6 +40,7 @@ class Split:
             number[self.labels[of_kept]],
             tuple(name for name in self.classes if chosen(name)),
             None if self.target_quadrant is None else self.target_quadrant[of_kept],
+            None if self.texts is None else tuple(compress(self.texts, of_kept.tolist())),
         )
 
 
@@ -62,10 +66,15 @@ class Data:
                 )
         for part, split in parts.items():
             expected = (len(split.labels), *self.train.images.shape[1:])
-            if split.images.ndim != 4 or tuple(split.images.shape) != expected:
+            if split.images.ndim not in (2, 4) or tuple(split.images.shape) != expected:
                 raise ValueError(
-                    f"{self.name} {part} images: expected shape (N, channels, H, W), {expected}; "
-                    f"got {tuple(split.images.shape)}."
+                    f"{self.name} {part} images: expected shape (N, channels, H, W) or "
+                    f"(N, features), {expected}; got {tuple(split.images.shape)}."
+                )
+            if split.texts is not None and len(split.texts) != len(split.labels):
+                raise ValueError(
+                    f"{self.name} {part} texts: expected {len(split.labels)}, one a label; "
+                    f"got {len(split.texts)}."
                 )
             if torch.unique(split.labels).tolist() != list(range(len(split.classes))):
                 raise ValueError(
@@ -75,9 +84,10 @@ class Data:
 
 
 def check_counts(what: str, split: Split, *, classes: int, images: int) -> None:
-    """Refuse a part that has not the published number of classes and images."""
+    """Refuse a part that has not the published number of classes and images, or texts."""
     if (len(split.classes), len(split.labels)) != (classes, images):
         raise ValueError(
-            f"{what}: expected {classes} classes and {images} images; "
+            f"{what}: expected {classes} classes and {images} "
+            f"{'images' if split.texts is None else 'texts'}; "
             f"got {len(split.classes)} and {len(split.labels)}. Use the official files."
         )

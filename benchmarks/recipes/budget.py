@@ -12,7 +12,7 @@ OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "radam": partial(torch.optim.RAdam, decoupled_weight_decay=True),
 }
-CAME_LATER = ("optimizer", "weight_decay")  # than the first committed results
+CAME_LATER = ("optimizer", "weight_decay", "label_noise")  # than the first committed results
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Budget:
         proxy_base_lr: learning rate of a loss's own parameters, before its multiple of 100.
         optimizer: a name of ``OPTIMIZERS``.
         weight_decay: of the trunk; decoupled under RAdam.
+        label_noise: share of wrong training labels, see :mod:`benchmarks.label_noise`.
     """
 
     epochs: int
@@ -40,6 +41,7 @@ class Budget:
     proxy_base_lr: float = 1e-4
     optimizer: str = "adam"
     weight_decay: float = 0.0
+    label_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -52,6 +54,10 @@ class Budget:
             )
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay: expected 0 or more; got {self.weight_decay}.")
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(
+                f"label_noise: expected a share, 0 or more and less than 1; got {self.label_noise}."
+            )
 
     @property
     def steps(self) -> int:
@@ -69,6 +75,10 @@ class Budget:
 OMNIGLOT = Budget(epochs=8, iterations=60, batch_size=100, images_per_class=4)
 PHOTOGRAPHS = Budget(epochs=20, iterations=60, batch_size=64, images_per_class=4)
 COLLAGES = Budget(epochs=6, iterations=100, batch_size=64, images_per_class=4)
+ENCODED = Budget(
+    epochs=4, iterations=50, batch_size=100, images_per_class=4, embedding_size=384, trunk_lr=1e-4
+)
+TFIDF = replace(ENCODED, trunk_lr=1e-3)
 BUDGETS = {
     "digits": Budget(epochs=3, iterations=50, batch_size=20, images_per_class=4, trunk_lr=1e-4),
     "omniglot": OMNIGLOT,
@@ -78,6 +88,10 @@ BUDGETS = {
     "pets": PHOTOGRAPHS,
     "omniglot_collage": COLLAGES,
     "cifar_collage": COLLAGES,
+    "clinc150": ENCODED,
+    "clinc150_tfidf": TFIDF,
+    "banking77": ENCODED,
+    "banking77_tfidf": TFIDF,
 }
 """One budget a data set, small enough for a CPU; nothing was searched for a single method.
 

@@ -94,6 +94,10 @@ POOLINGS = Table(
     ),
     best_of=(AVERAGE,),
 )
+TEXTS = Table(
+    tuple(recipe.name for recipe in (*potential_field.RECIPES, *baselines.RECIPES)),
+    seeds=(0, 1, 2, 3, 4),
+)
 TABLES = {
     "digits": EVERY_LOSS,
     "omniglot": EVERY_LOSS,
@@ -119,4 +123,8 @@ TABLES = {
     "pets": ENSEMBLES,
     "omniglot_collage": POOLINGS,
     "cifar_collage": POOLINGS,
+    "clinc150": TEXTS,
+    "clinc150_tfidf": TEXTS,
+    "banking77": TEXTS,
+    "banking77_tfidf": TEXTS,
 }

@@ -1,0 +1,31 @@
+"""What several commands of the command line share: options, and mistakes that end with exit 2."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the data sets; else PML_EXTRAS_DATA, else a download."),
+]
+
+
+def known(
+    option: str,
+    name: str,
+    names: Sequence[str] | Mapping[str, Any],
+    where: str = "`python -m benchmarks list`",
+) -> None:
+    """Refuse a name that is none of the known ones."""
+    if name not in names:
+        raise typer.BadParameter(
+            f"{option}: expected one of {', '.join(names)}; got {name!r}. {where} shows them."
+        )
+
+
+def fail(error: ValueError) -> NoReturn:
+    """Say what is wrong, and end with exit 2."""
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(2)
