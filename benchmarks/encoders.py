@@ -1,6 +1,7 @@
 """Frozen trunks of other libraries, from weights in local files; nothing is downloaded."""
 
 import hashlib
+import pickle
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def torchvision_encoder(trunk: str, weights: Path) -> Encoder:
     model = torchvision.models.get_model(trunk, weights=None)
     try:
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
+    except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"--weights: expected a file with the state_dict of {trunk}; got {weights} "
             f"({str(error)[:200]})."

@@ -95,7 +95,7 @@ def read(path: Path, rows: Rows) -> NDArray[np.float16]:
     """
     try:
         about = json.loads(_sidecar(path).read_text(encoding="utf-8"))
-        found: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: NDArray[np.float16] = open_memmap(path, mode="r")
         done, total = about["done"], about["shape"][0]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

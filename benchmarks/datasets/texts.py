@@ -155,7 +155,8 @@ def load_encoded(source: Source, root: Path | None) -> Data:
         ValueError: see :func:`read`; or features are missing, damaged or of other texts.
     """
     found = read(source, root)
-    return _split(source, source.name, found, torch.from_numpy(_encoded(source, found)).float())
+    rows = _encoded(source, found).astype(np.float32)
+    return _split(source, source.name, found, torch.from_numpy(rows))
 
 
 def load_tfidf(source: Source, root: Path | None) -> Data:
@@ -210,7 +211,7 @@ def _encoded(source: Source, found: Texts) -> NDArray[np.float16]:
 def _npz(path: Path, found: Texts) -> NDArray[np.float16]:
     """``features``, whose ``labels`` into ``names`` have to be those of the official files."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             rows: NDArray[np.float16] = file["features"]
             labels, names = file["labels"].tolist(), tuple(file["names"].tolist())
     except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:

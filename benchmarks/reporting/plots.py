@@ -106,7 +106,7 @@ def learning_curves(selection: Selection, path: Path) -> None:
 
 def contact_sheet(selection: Selection, path: Path) -> None:
     """Fixed queries with their nearest neighbours: ours, the best of the others, the floor."""
-    methods = _shown(selection)
+    methods = shown(selection)
     sheets = [method.runs[method.seeds[0]]["neighbours"] for method in methods]
     rows, columns = len(sheets[0]["correct"]), len(sheets[0]["correct"][0]) + 1
     width = 4.6
@@ -178,7 +178,7 @@ def loss_statistics(selection: Selection, path: Path) -> bool:
     return True
 
 
-def _shown(selection: Selection) -> list[Method]:
+def shown(selection: Selection) -> list[Method]:
     """The first method, the best by MAP@R of those of pml, and the floor."""
     first, *others = selection.methods
     foreign = [m for m in others if _package(m) == PML]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records import Record, path_of, read, read_costs, read_evaluation, read_field
-from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables
+from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables, text_sheet
 from benchmarks.reporting.selection import Selection, select
 
 _HERE = Path(__file__).parents[1]
@@ -90,6 +90,9 @@ def draw(selection: Selection, folder: Path) -> list[Path]:
         folder / f"{selection.dataset}_{name}.png" for name in ("curves", "neighbours", "losses")
     )
     plots.learning_curves(selection, curves)
-    plots.contact_sheet(selection, sheet)
+    if text_sheet.has_texts(selection):
+        text_sheet.text_sheet(selection, sheet)
+    else:
+        plots.contact_sheet(selection, sheet)
     drawn = plots.loss_statistics(selection, parts)
     return [curves, sheet, *([parts] if drawn else [])]

@@ -67,12 +67,14 @@ def _heading(selection: Selection) -> str:
         if "optimizer" in budget
         else ""
     )
+    noise = budget.get("label_noise", 0.0)
+    noisy = f"{100 * noise:g} % of the training labels wrong, " if noise else ""
     by_validation = any(method.selected_on == "validation" for method in selection.methods)
     when = "at the epoch that validation classes chose" if by_validation else "after the last epoch"
     return (
         f"Embedding size {budget['embedding_size']}, batch {budget['batch_size']} "
         f"({budget['batch_size'] // per_class} classes x {per_class}), "
-        f"{budget['epochs'] * budget['iterations']} iterations, {optimizer}"
+        f"{budget['epochs'] * budget['iterations']} iterations, {optimizer}{noisy}"
         f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}), "
         f"{'; '.join(sorted(devices))}. Metrics of the test classes {when}, in %, "
         "mean ± half a 95 % t-interval over seeds."

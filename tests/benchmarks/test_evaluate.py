@@ -47,3 +47,22 @@ def test_neighbours_are_marked_right_where_classes_agree(digits: Data) -> None:
     closest = (digits.test.images[:, 0] - first).abs().amax(dim=(1, 2)).min()
     assert closest <= 0.5 / 15 + 1e-3  # the query itself, in 16 grey levels
     assert (pictures[0, 0] != pictures[0, 1]).any()  # nobody is its own neighbour
+
+
+def test_neighbours_of_texts_are_texts(digits: Data) -> None:
+    flat = digits.test.images.flatten(1)
+    texts = tuple(
+        f"{digits.test.classes[label]} text {number}"
+        for number, label in enumerate(digits.test.labels)
+    )
+    found = nearest(Split(flat, digits.test.labels, digits.test.classes, texts=texts), flat)
+    assert set(found) == {"texts", "correct", "classes"}
+    assert [[text.split()[0] for text in row] for row in found["texts"]] == found["classes"]
+    assert all(len(set(row)) == NEIGHBOURS + 1 for row in found["texts"])
+    assert len(found["texts"]) == QUERIES
+
+
+def test_neighbours_of_features_without_texts_are_classes_alone(digits: Data) -> None:
+    flat = digits.test.images.flatten(1)
+    found = nearest(Split(flat, digits.test.labels, digits.test.classes), flat)
+    assert set(found) == {"correct", "classes"}

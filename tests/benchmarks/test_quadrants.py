@@ -114,4 +114,4 @@ def test_pictures_know_our_pooling_from_that_of_others(made_up: MadeUp) -> None:
     selection = select("omniglot_collage", records_of(made_up, **rows))
     dashed = {m.recipe for m in selection.methods if plots._look(m)["ls"] == "--"}
     assert dashed == {"average_pooling", "max_pooling", "gem_pooling"}
-    assert [m.recipe for m in plots._shown(selection)] == ["gsp", "average_pooling"]
+    assert [m.recipe for m in plots.shown(selection)] == ["gsp", "average_pooling"]
