@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from tqdm import tqdm
 
@@ -111,15 +110,13 @@ def _of_texts(name: str, weights: Path, root: Path | None) -> tuple[Path, Rows, 
 def _of_images(
     name: str, trunk: str | None, weights: Path, root: Path | None
 ) -> tuple[Path, Rows, Encoder]:
-    """Images that train, then those that validate, then those that test."""
     folder = root_of(root)
     if folder is None or trunk is None:
         raise ValueError(
             f"{name}: expected --trunk and a folder to write to, --data-root or {ENVIRONMENT}; got "
             f"--trunk {trunk} and the folder {folder}."
         )
-    data = DATASETS[name].load(root)
-    parts = [part.images for part in (data.train, data.validation, data.test) if part is not None]
-    if parts[0].ndim != 4:
+    images = features.images_of(DATASETS[name].load(root))
+    if images.ndim != 4:
         raise ValueError(f"{name}: expected images or texts to encode; got features already.")
-    return folder / name / f"{trunk}.npy", torch.cat(parts), torchvision_encoder(trunk, weights)
+    return folder / name / f"{trunk}.npy", images, torchvision_encoder(trunk, weights)

@@ -10,14 +10,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
+
+from benchmarks.datasets.split import Data
 
 CHUNK = 1024  # rows that a killed build loses at most
 Rows = Sequence[str] | Tensor
@@ -113,6 +116,34 @@ def read(path: Path, rows: Rows) -> NDArray[np.float16]:
             f"and {_sidecar(path).name}, and build them again."
         )
     return found
+
+
+def images_of(data: Data) -> Tensor:
+    """(N, channels, H, W) that train, then those that validate, then those that test."""
+    parts = (data.train, data.validation, data.test)
+    return torch.cat([part.images for part in parts if part is not None])
+
+
+def in_place_of_images(data: Data, path: Path) -> Data:
+    """The data with features of its images, under a name of its own, ``NAME_FILE``.
+
+    Args:
+        data: of images.
+        path: features of :func:`images_of` this data; read as float32 into memory.
+
+    Raises:
+        ValueError: see :func:`read`.
+    """
+    rows = torch.from_numpy(read(path, images_of(data)).astype(np.float32))
+    sizes = [len(part.labels) for part in (data.train, data.validation, data.test) if part]
+    train, *validation, test = rows.split(sizes)
+    return replace(
+        data,
+        name=f"{data.name}_{path.stem}",
+        train=replace(data.train, images=train),
+        test=replace(data.test, images=test),
+        validation=data.validation and replace(data.validation, images=validation[0]),
+    )
 
 
 def checksum(rows: Rows) -> str:

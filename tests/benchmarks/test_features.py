@@ -1,6 +1,7 @@
 """Features are computed once, go on after an interruption, and belong to their inputs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torchvision
 
 from benchmarks import encoders, features
+from benchmarks.datasets import Data
 from benchmarks.encoders import sentence_encoder, torchvision_encoder
 from benchmarks.features import Encoder
 
@@ -167,3 +169,24 @@ def test_weights_of_another_trunk_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_sentence_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--weights: expected the folder of a model of sen"):
         sentence_encoder(tmp_path)
+
+
+def test_features_take_the_place_of_the_images_they_were_made_of(path: Path, parted: Data) -> None:
+    def ink(images: torch.Tensor) -> Any:
+        return torch.stack([images.mean(dim=(1, 2, 3)), images.amax(dim=(1, 2, 3))], dim=1)
+
+    features.build(path, features.images_of(parted), Encoder({}, 2, ink))
+    found = features.in_place_of_images(parted, path)
+    assert found.name == "parted_encoder"
+    for before, after in (
+        (parted.train, found.train),
+        (parted.validation, found.validation),
+        (parted.test, found.test),
+    ):
+        assert before is not None
+        assert after is not None
+        assert torch.equal(after.images, ink(before.images).half().float())
+        assert (after.labels, after.classes) == (before.labels, before.classes)
+    without = replace(parted, validation=None)
+    with pytest.raises(ValueError, match="got those of others"):
+        features.in_place_of_images(without, path)
