@@ -33,7 +33,16 @@ def text_sheet(selection: Selection, path: Path) -> None:
     axes = figure.subplots(1, len(methods), squeeze=False).ravel()
     for axis, method, sheet in zip(axes, methods, sheets, strict=True):
         for place, (text, colour, weight) in enumerate(_lines(sheet)):
-            axis.text(0, -place, text, color=colour, weight=weight, fontsize=7, va="top")
+            axis.text(
+                0,
+                -place,
+                text,
+                color=colour,
+                weight=weight,
+                fontsize=7,
+                va="top",
+                parse_math=False,  # a dollar sign starts no formula
+            )
         right = [one for row in sheet["correct"] for one in row]
         axis.set_title(
             f"{method.title}\n{sum(right)} of {len(right)} right", fontsize=10, color=INK
@@ -62,7 +71,6 @@ def _lines(sheet: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _short(text: str) -> str:
-    """One line of it, in which a dollar sign starts no formula."""
+    """One line of it."""
     line = " ".join(text.split())
-    cut = line if len(line) <= CHARACTERS else f"{line[: CHARACTERS - 1]}…"
-    return cut.replace("$", r"\$")
+    return line if len(line) <= CHARACTERS else f"{line[: CHARACTERS - 1]}…"

@@ -237,6 +237,10 @@ def test_every_data_set_has_a_budget_and_a_table_of_known_rows() -> None:
             set(TABLES[name].recipes)
         )
     assert BUDGETS["omniglot_ensemble"] == BUDGETS["omniglot"]
+    for name in ("clinc150", "clinc150_tfidf", "banking77", "banking77_tfidf"):
+        assert {"potential_field", "proxy_anchor", "multi_similarity"} < set(TABLES[name].recipes)
+        assert all(RECIPES[row].pooling is None for row in TABLES[name].recipes)
+        assert BUDGETS[name].embedding_size == 384  # at full width the start is the identity
     for name in ("omniglot_collage", "cifar_collage"):
         assert len(TABLES[name].recipes) == 7
         assert set(TABLES[name].best_of) == {"average_pooling"}
