@@ -6,8 +6,9 @@ from torch import Tensor, nn
 class LinearTrunk(nn.Linear):
     """A matrix without a bias that starts as the identity, or with orthonormal rows.
 
-    At full width the first epoch is therefore the floor, the features as they came, and training
-    can only move away from it; on the encoder's features a random start ended below that floor.
+    At full width epoch 0 is therefore the floor, the features as they came. The choice comes from
+    trials on clinc150 with features of the encoder, one seed, test classes: a two-layer head of 128
+    from a random start ended below the floor (MAP@R .617), this one above (multi-similarity .649).
     A narrower one starts as a random projection on orthonormal rows, a wider one keeps all
     distances (orthonormal columns).
 
