@@ -204,7 +204,7 @@ def test_out_of_scope_texts_are_left_out(tmp_path: Path, clinc: Source) -> None:
     ("name", "last", "first"),
     [
         ("clinc150", "next_holiday", "next_song"),
-        ("banking77", "get_disposable_virtual_card", "get_physical_card"),
+        ("banking77", "fiat_currency_support", "get_disposable_virtual_card"),
     ],
 )
 def test_the_official_files_split_where_they_should(name: str, last: str, first: str) -> None:
