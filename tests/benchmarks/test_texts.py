@@ -88,6 +88,23 @@ def test_tfidf_is_fitted_on_the_training_texts_alone() -> None:
     np.testing.assert_array_equal(one[500], other[501])
 
 
+def test_other_texts_of_test_classes_leave_the_training_features_alone(
+    tmp_path: Path, clinc: Source
+) -> None:
+    before = clinc150.load_tfidf(tmp_path, source=clinc)
+    path = tmp_path / "clinc150" / "data_full.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    for part in ("train", "val", "test"):
+        parts[part] = [
+            [text if name in before.train.classes else f"{text} unheard of", name]
+            for text, name in parts[part]
+        ]
+    path.write_text(json.dumps(parts), encoding="utf-8")
+    after = clinc150.load_tfidf(tmp_path, source=described(clinc, path))
+    assert torch.equal(after.train.images, before.train.images)
+    assert not torch.equal(after.test.images, before.test.images)
+
+
 @pytest.mark.parametrize("stored", ["npz", "root"])
 def test_features_of_the_encoder_follow_the_texts_into_their_halves(
     stored: str, tmp_path: Path, clinc: Source
