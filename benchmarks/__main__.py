@@ -1,43 +1,43 @@
 """Command line: ``python -m benchmarks run|report|list|data|cost``."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from tqdm import tqdm
 from typer.core import TyperCommand
 
-from benchmarks.campaign import carry_out, plan, steps_of
 from benchmarks.cost import sweep
 from benchmarks.cost_losses import OF_EMBEDDINGS
 from benchmarks.cost_subjects import SUBJECTS
 from benchmarks.data_commands import data_app
 from benchmarks.datasets import DATASETS
+from benchmarks.dry_run import text as dry_run_text
 from benchmarks.options import Root
 from benchmarks.options import fail as _fail
 from benchmarks.options import known as _known
 from benchmarks.processes import joined, rank_and_number
-from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
+from benchmarks.protocols import PROTOCOLS, QUICK, Protocol
+from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe
 from benchmarks.records import (
     CPU,
     FLOAT32,
     RESULTS,
-    Record,
     append_line,
-    path_of,
     path_of_costs,
     read,
 )
 from benchmarks.reporting import report as reports
 from benchmarks.reporting import tables
+from benchmarks.reporting.selection import Selection
+from benchmarks.run_command import run_all
 
 MANY = ("--seeds", "--recipes", "--dataset", "--readme", "--rows", "--losses")
 SMOKE = {"epochs": 2, "iterations": 3}
-INTERRUPTED = 130
 DTYPES = (FLOAT32, "bfloat16")
 
 app = typer.Typer(
@@ -109,14 +109,24 @@ def run_command(
         int, typer.Option(min=1, help="Of torch; more than one changes the last digits.")
     ] = 1,
     nmi: Annotated[bool, typer.Option("--nmi", help="Cluster the test half too; slow.")] = False,
+    protocol: Annotated[
+        str, typer.Option(help=f"{', '.join(PROTOCOLS)}: what chooses settings and epochs.")
+    ] = QUICK.name,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Of the search for each recipe, in reality-check.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show all settings and where they are from; no run.")
+    ] = False,
 ) -> None:
     """Train and evaluate; runs that are finished already are skipped, and one that was broken off
     goes on from its last whole epoch. Under torchrun the processes share every batch."""
     _known("--dataset", dataset, DATASETS)
+    _known("--protocol", protocol, PROTOCOLS, where="`python -m benchmarks run --help`")
     chosen = _recipes(recipes or TABLES[dataset].recipes)
     with joined(_device(device)) as place:
         _run(dataset, chosen, seeds, epochs, iterations, smoke, data_root, results, place, nmi,
-             threads, label_noise)  # fmt: skip
+             threads, label_noise, protocol, trials, dry_run)  # fmt: skip
 
 
 def _run(
@@ -132,8 +142,10 @@ def _run(
     nmi: bool,
     threads: int,
     label_noise: float | None,
+    protocol: str,
+    trials: int | None,
+    dry_run: bool,
 ) -> None:
-    first = rank_and_number()[0] == 0  # of several processes the first one speaks
     torch.set_num_threads(threads)
     overrides: dict[str, Any] = {
         "epochs": epochs,
@@ -142,63 +154,31 @@ def _run(
     }
     changed = {name: value for name, value in overrides.items() if value is not None}
     folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
-    wanted = list(dict.fromkeys(seeds or ([0] if smoke else TABLES[dataset].seeds)))
+    load = cache(lambda: DATASETS[dataset].load(data_root))
     try:
         budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
-        planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi)
-        skipped = len(chosen) * len(wanted) - len(planned)
-        if first:
-            typer.echo(
-                f"{dataset}: {len(planned)} runs to do, {skipped} finished already; "
-                f"results in {path_of(folder, dataset)}"
-            )
-        data = DATASETS[dataset].load(data_root) if planned else None
+        rules = (
+            PROTOCOLS[protocol] if trials is None else replace(PROTOCOLS[protocol], trials=trials)
+        )
+        own_seeds = rules.seeds or TABLES[dataset].seeds
+        wanted = list(dict.fromkeys(seeds or ([0] if smoke else own_seeds)))
+        if dry_run:
+            typer.echo(dry_run_text(chosen, dataset, budget, rules, wanted))
+            return
+        jobs: Iterable[tuple[list[Recipe], Budget, Protocol]] = [(chosen, budget, rules)]
+        if rules.trials:
+            if rank_and_number()[1] > 1:
+                raise ValueError(
+                    f"--protocol: expected one process for {rules.name}, whose search is written "
+                    f"by one; got {rank_and_number()[1]}. Start it without torchrun."
+                )
+            from benchmarks.search_command import settle_all  # only a search needs optuna
+
+            jobs = settle_all(chosen, load(), budget, rules, folder, device=place)
+        for settled, changed_budget, after in jobs:
+            run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi)
     except ValueError as error:
         _fail(error)
-    if data is None:
-        return
-    done: list[Record] = []
-    bar = tqdm(total=steps_of(planned, budget), unit="step", dynamic_ncols=True,
-               disable=None if first else True)  # fmt: skip
-
-    def started(recipe: Recipe, seed: int) -> None:
-        bar.set_description(f"{recipe.name} seed {seed}")
-
-    def stepped() -> None:
-        bar.update()
-
-    def finished(record: Record) -> None:
-        done.append(record)
-        bar.write(_line(record, len(done), len(planned)))
-
-    try:
-        with bar:
-            carry_out(
-                planned,
-                data,
-                budget,
-                folder,
-                device=place,
-                nmi=nmi,
-                on_start=started,
-                on_step=stepped,
-                on_record=finished,
-            )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"Stopped: {len(done)} of {len(planned)} runs are finished and kept in "
-            f"{path_of(folder, dataset)}. The same command goes on with the rest.",
-            err=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    except OSError as error:
-        _fail(
-            ValueError(
-                f"{error}: {len(done)} of {len(planned)} runs are finished and kept in "
-                f"{path_of(folder, dataset)}. Make room or choose another --results, and give the "
-                "same command again."
-            )
-        )
 
 
 @app.command("report", cls=SpreadValues)
@@ -230,22 +210,13 @@ def report_command(
     for name in names:
         _known("--dataset", name, DATASETS)
         try:
-            selection = reports.selection_of(results, name)
-            pages = reports.pages_of(name, readme or ()) if readme or committed else []
+            for selection in reports.selections_of(results, name):
+                pages = (
+                    reports.pages_of(selection.name, readme or ()) if readme or committed else []
+                )
+                stale += _table(selection, pages, output, check=check)
         except ValueError as error:
             _fail(error)
-        text = tables.table(selection)
-        if check:
-            stale += [
-                f"{page} ({name})" for page in pages if not tables.is_current(page, name, text)
-            ]
-            continue
-        typer.echo(f"\n{name}\n\n{text}\n")
-        for page in pages:
-            tables.write(page, name, text)
-            typer.echo(f"wrote the table into {page}")
-        for picture in reports.draw(selection, output):
-            typer.echo(f"wrote {picture}")
     if not dataset and committed:
         stale += _overview(results, check=check)
     if stale:
@@ -255,6 +226,20 @@ def report_command(
             err=True,
         )
         raise typer.Exit(1)
+
+
+def _table(selection: Selection, pages: Sequence[Path], output: Path, *, check: bool) -> list[str]:
+    """Write one table and its pictures; or name the pages that are not current."""
+    name, text = selection.name, tables.table(selection)
+    if check:
+        return [f"{page} ({name})" for page in pages if not tables.is_current(page, name, text)]
+    typer.echo(f"\n{name}\n\n{text}\n")
+    for page in pages:
+        tables.write(page, name, text)
+        typer.echo(f"wrote the table into {page}")
+    for picture in reports.draw(selection, output):
+        typer.echo(f"wrote {picture}")
+    return []
 
 
 def _overview(results: Path, *, check: bool) -> list[str]:
@@ -351,16 +336,6 @@ def _device(name: str) -> torch.device:
             f"--device: expected a device of this machine; got {name!r} ({error}). Try cpu."
         ) from error
     return device
-
-
-def _line(record: Record, number: int, planned: int) -> str:
-    metrics = record["metrics"]
-    return (
-        f"{number:3}/{planned}  {record['recipe']:22} seed {record['seed']}  "
-        f"Recall@1 {100 * metrics['recall_at_1']:5.1f}  "
-        f"MAP@R {100 * metrics['mean_average_precision_at_r']:5.1f}  "
-        f"{record['seconds_total']:6.1f} s"
-    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks.datasets.split import Data
 from benchmarks.evaluate import Evaluation
+from benchmarks.protocols import QUICK, Protocol
 from benchmarks.recipes.schedule import ReloadAndDrop
 
 Point = dict[str, Any]
@@ -45,14 +46,26 @@ VALIDATION = Criterion("validation", _precision_on_validation)
 TEST = Criterion("test", _recall_on_test)
 
 
-def criterion_of(schedule: ReloadAndDrop | None, data: Data) -> Criterion:
-    """Test classes only where a schedule asks for them; else validation classes where there are
-    any; else the last epoch counts.
+def criterion_of(
+    schedule: ReloadAndDrop | None, data: Data, protocol: Protocol = QUICK
+) -> Criterion:
+    """Test classes only where a schedule or the protocol asks for them; else validation classes
+    where there are any; else, or after a search that chose the number of epochs, the last epoch
+    counts.
 
     Raises:
-        ValueError: the schedule selects on validation classes, and there are none.
+        ValueError: the schedule selects on validation classes, and there are none; or it selects
+            and the protocol has selected already.
     """
-    if schedule is not None and schedule.select_on == "test":
+    if protocol.selects_on == "validation":
+        if schedule is not None:
+            raise ValueError(
+                f"schedule: expected none under {protocol.name}, whose final runs have no classes "
+                f"to select on; got one that selects on the {schedule.select_on} classes. Leave "
+                "this recipe out."
+            )
+        return LAST
+    if protocol.selects_on == "test" or (schedule is not None and schedule.select_on == "test"):
         return TEST
     if data.validation is not None:
         return VALIDATION

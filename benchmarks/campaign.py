@@ -9,6 +9,7 @@ import torch
 from benchmarks.checkpoint import path_of
 from benchmarks.datasets import Data
 from benchmarks.processes import rank_and_number
+from benchmarks.protocols import QUICK, Protocol
 from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.records import Record, RunKey, append, key_of, read
 from benchmarks.run import run
@@ -24,6 +25,7 @@ def plan(
     folder: Path,
     *,
     nmi: bool = False,
+    protocol: Protocol = QUICK,
 ) -> list[Planned]:
     """(recipe, seed) of every run that ``folder`` does not hold yet; a seed at a time."""
     finished = {
@@ -33,7 +35,7 @@ def plan(
         (recipe, seed)
         for seed in seeds
         for recipe in recipes
-        if RunKey(recipe.name, dataset, seed, digest(recipe.settings(dataset, budget)))
+        if RunKey(recipe.name, dataset, seed, digest(protocol.settings_of(recipe, dataset, budget)))
         not in finished
     ]
 
@@ -51,6 +53,7 @@ def carry_out(
     *,
     device: torch.device,
     nmi: bool = False,
+    protocol: Protocol = QUICK,
     on_start: Callable[[Recipe, int], None] = lambda recipe, seed: None,
     on_step: Callable[[], None] = lambda: None,
     on_record: Callable[[Record], None] = lambda record: None,
@@ -61,7 +64,8 @@ def carry_out(
     """
     for recipe, seed in planned:
         on_start(recipe, seed)
-        key = RunKey(recipe.name, data.name, seed, digest(recipe.settings(data.name, budget)))
+        settings = protocol.settings_of(recipe, data.name, budget)
+        key = RunKey(recipe.name, data.name, seed, digest(settings))
         unfinished = path_of(folder, key)
         result = run(
             recipe,
@@ -72,6 +76,7 @@ def carry_out(
             nmi=nmi,
             on_step=on_step,
             unfinished=unfinished,
+            protocol=protocol,
         )
         record = asdict(result)
         if rank_and_number()[0] > 0:  # the first process writes

@@ -42,7 +42,7 @@ def append_line(path: Path, record: Record) -> None:
     A last line that a killed process left half-written is cut off first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _cut_half_line(path)
+    cut_half_line(path)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
         file.flush()
@@ -104,7 +104,7 @@ def _lines(path: Path, key_of: Callable[[Record], Key]) -> Iterator[tuple[Key, R
         yield key, record
 
 
-def _cut_half_line(path: Path) -> None:
+def cut_half_line(path: Path) -> None:
     """Cut what follows the last newline: a line counts as written when its newline is."""
     if not path.is_file():
         return

@@ -25,6 +25,7 @@ from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.measure import PeakMemory, StepClock
 from benchmarks.neighbours import nearest
 from benchmarks.processes import Parts, share_buffers, wrapped_loss, wrapped_miner, wrapped_trunk
+from benchmarks.protocols import QUICK, Protocol
 from benchmarks.provenance import provenance
 from benchmarks.quadrants import WEIGHT_ON_TARGET
 from benchmarks.quiet import quiet_pml
@@ -44,7 +45,8 @@ class Result:
         settings_hash: of ``settings``, which leave the seed out.
         metrics: of the test half at the selected epoch.
         curve: per epoch, from 0 (the untrained trunk alone): test metrics, those of the validation
-            classes if there are any, mean training loss, recorded statistics.
+            classes if there are any, mean training loss, recorded statistics. A protocol that
+            evaluates once has metrics at the last epoch alone.
         seconds_per_training_step_median: the whole step, after warm-up; None without a step.
         training_peak_mib: see :class:`benchmarks.measure.PeakMemory`; None where unknown.
         neighbours: see :func:`benchmarks.neighbours.nearest`; at the selected epoch.
@@ -122,6 +124,7 @@ def run(
     nmi: bool = False,
     on_step: Callable[[], None] = lambda: None,
     unfinished: Path | None = None,
+    protocol: Protocol = QUICK,
 ) -> Result:
     """Train and evaluate one recipe; ``on_step`` is called after every training step.
 
@@ -133,7 +136,7 @@ def run(
             features.
     """
     began = time.perf_counter()
-    settings = recipe.settings(data.name, budget)
+    settings = protocol.settings_of(recipe, data.name, budget)
     data = with_label_noise(data, budget.label_noise, seed)
     made_by = provenance(device)
     checkpoint = Checkpoint(unfinished, {**made_by, "nmi": nmi})
@@ -145,7 +148,7 @@ def run(
         if state is None
         else state["trained"].trunk
     )
-    watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step)
+    watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step, protocol)
     if state is None:
         watch.evaluate_untrained()
         trained = _begin(recipe, trunk, data, budget, device)
@@ -165,6 +168,8 @@ def run(
             skipped = watch.epochs_done * budget.iterations * budget.batch_size
             sampler = Rest(sampler, skipped, state["random"])
         _train(trained, data, sampler, budget, watch)
+    best = watch.best
+    assert best is not None  # of the last epoch at the latest
     return Result(
         recipe=recipe.name,
         title=recipe.title,
@@ -174,14 +179,14 @@ def run(
         settings=settings,
         **made_by,
         finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        metrics=watch.best.evaluation.metrics,
+        metrics=best.evaluation.metrics,
         curve=watch.curve,
         seconds_per_training_step_median=watch.clock.median(),
         seconds_total=time.perf_counter() - began,
         training_peak_mib=watch.memory.mib,
-        neighbours=nearest(data.test, watch.best.evaluation.embeddings),
-        selected_epoch=watch.best.epoch,
-        selected_on=watch.best.criterion.classes,
+        neighbours=nearest(data.test, best.evaluation.embeddings),
+        selected_epoch=best.epoch,
+        selected_on=best.criterion.classes,
     )
 
 
@@ -259,6 +264,7 @@ class _Watch:
         device: torch.device,
         nmi: bool,
         on_step: Callable[[], None],
+        protocol: Protocol,
     ) -> None:
         self.device = device
         self.clock, self.memory = StepClock(device), PeakMemory(device)
@@ -266,8 +272,9 @@ class _Watch:
         self._unit_rows = recipe.unit_rows
         self._schedule, self._epochs = recipe.schedule, budget.epochs
         self._steps: list[dict[str, float]] = []  # of this epoch
-        self._criterion = criterion_of(recipe.schedule, data)
-        self.best: Best
+        self._criterion = criterion_of(recipe.schedule, data, protocol)
+        self._once = protocol.evaluates_once and recipe.loss is not None
+        self.best: Best | None = None
         self.loss: nn.Module
         self.curve: list[Point] = []
         self.keep: Callable[[], None] = lambda: None
@@ -278,6 +285,9 @@ class _Watch:
 
     def evaluate_untrained(self) -> None:
         """The point of epoch 0."""
+        if self._once:
+            self.curve.append({"epoch": 0})
+            return
         evaluation, point = self._evaluate(0, self._trunk)
         self.best = Best(self._criterion, evaluation)
         self.curve.append(point)
@@ -329,11 +339,13 @@ class _Watch:
             if hasattr(module, "step_epoch"):  # weights that follow from whole epochs
                 module.step_epoch()
         retrieval = Retrieval(self._trunk, loss) if hasattr(loss, "embed") else self._trunk
-        evaluation, point = self._evaluate(trainer.epoch, retrieval)
+        point: Point = {"epoch": trainer.epoch}
+        if not self._once or trainer.epoch == self._epochs:
+            evaluation, point = self._evaluate(trainer.epoch, retrieval)
+            self.best = self.best or Best(self._criterion, evaluation)
+            self.best.offer(point, evaluation, [self._trunk, loss] if self._schedule else [])
         self.curve.append({**point, "loss": means.pop("loss"), "statistics": means})
-        reloaded = [self._trunk, loss] if self._schedule else []
-        self.best.offer(point, evaluation, reloaded)
-        if self._schedule and self._schedule.is_due(trainer.epoch, self._epochs):
+        if self.best and self._schedule and self._schedule.is_due(trainer.epoch, self._epochs):
             self.best.reload()
             for optimizer in trainer.optimizers.values():
                 self._schedule.drop(optimizer)

@@ -41,9 +41,9 @@ class Dataset:
     source: Source | None = None
 
 
-def _omniglot_ensemble(root: Path | None) -> Data:
-    """The data of omniglot, with results and rows of its own."""
-    return replace(omniglot.load(root), name="omniglot_ensemble")
+def _again(name: str, load: Callable[[Path | None], Data], root: Path | None) -> Data:
+    """The data of another set, with a name, and so results and rows, of its own."""
+    return replace(load(root), name=name)
 
 
 def _of_texts(module: ModuleType) -> tuple[Dataset, Dataset]:
@@ -62,19 +62,34 @@ def _of_texts(module: ModuleType) -> tuple[Dataset, Dataset]:
     )
 
 
+CLAIMS_ON_TFIDF = ("clinc150_tfidf_noise", "clinc150_tfidf_alpha", "clinc150_tfidf_proxies")
 DATASETS = {
     dataset.name: dataset
     for dataset in (
         Dataset("digits", digits.NEEDS, digits.load, digits.place),
         Dataset("omniglot", omniglot.NEEDS, omniglot.load, omniglot.place),
         Dataset("omniglot_validation", omniglot.NEEDS, omniglot_validation.load, omniglot.place),
-        Dataset("omniglot_ensemble", omniglot.NEEDS, _omniglot_ensemble, omniglot.place),
+        Dataset(
+            "omniglot_ensemble",
+            omniglot.NEEDS,
+            partial(_again, "omniglot_ensemble", omniglot.load),
+            omniglot.place,
+        ),
         Dataset("flowers", flowers.NEEDS, flowers.load, flowers.place),
         Dataset("pets", pets.NEEDS, pets.load, pets.place),
         Dataset("omniglot_collage", omniglot.NEEDS, omniglot_collage.load, omniglot.place),
         Dataset("cifar_collage", cifar_collage.NEEDS, cifar_collage.load, cifar_collage.place),
         *_of_texts(clinc150),
         *_of_texts(banking77),
+        *(
+            Dataset(
+                name,
+                clinc150.NEEDS_TFIDF,
+                partial(_again, name, clinc150.load_tfidf),
+                partial(texts.place, clinc150.SOURCE),
+            )
+            for name in CLAIMS_ON_TFIDF
+        ),
     )
 }
 

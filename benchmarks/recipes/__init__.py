@@ -17,6 +17,8 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         *potential_field.RECIPES,
+        *potential_field.MORE_PROXIES,
+        *potential_field.ALPHA_SWEEP,
         *lifted_structure.RECIPES,
         intra_batch_connections.IBC,
         *intra_batch_connections.VARIANTS,

@@ -98,6 +98,9 @@ BUDGETS = {
     "clinc150_tfidf": TFIDF,
     "banking77": ENCODED,
     "banking77_tfidf": TFIDF,
+    "clinc150_tfidf_noise": replace(TFIDF, label_noise=0.2),
+    "clinc150_tfidf_alpha": TFIDF,
+    "clinc150_tfidf_proxies": TFIDF,
 }
 """One budget a data set, small enough for a CPU; nothing was searched for a single method.
 

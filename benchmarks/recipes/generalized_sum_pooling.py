@@ -131,5 +131,5 @@ RECIPES = (
         pooling=GeneralizedMeanPooling,
     ),
     MEMORY,
-    Recipe("untrained_pooling", "Untrained, average pooling", pooling=AveragePooling),
+    Recipe("untrained_pooling", "Untrained, average pooling", pooling=AveragePooling, space={}),
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.recipes.budget import Budget
 from benchmarks.recipes.recipe import Recipe, at_the_rate_of_the_trunk
 from benchmarks.recipes.schedule import TEST_SELECTED, ReloadAndDrop
+from benchmarks.recipes.space import RATE, Range
 from pml_extras.losses import IntraBatchConnectionsLoss
 from pml_extras.samplers import EpochMPerClassSampler
 
@@ -45,6 +46,7 @@ IBC = Recipe(
     IntraBatchConnectionsLoss,
     has_classes=True,
     groups=at_the_rate_of_the_trunk,
+    space={**RATE, "loss.temperature": Range(0.01, 1, "released code: 0 to 1, without 0")},
 )
 VARIANTS = (
     replace(

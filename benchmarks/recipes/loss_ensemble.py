@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.recipes.budget import Budget, Groups
 from benchmarks.recipes.recipe import Recipe, own_parameters
+from benchmarks.recipes.space import RATE, RATES, Range
 from pml_extras.losses import (
     BinomialDevianceLoss,
     ClassificationLoss,
@@ -49,7 +50,11 @@ LEARNED = partial(LearnedSimplex, prior=PRIOR)
 MAX_SCALE = 10.0
 MEMBERS = {
     "classification": Recipe(
-        "classification", "Classification", ClassificationLoss, has_classes=True
+        "classification",
+        "Classification",
+        ClassificationLoss,
+        has_classes=True,
+        space=RATES,
     ),
     "triplet": Recipe(
         "triplet_margin_1",
@@ -58,6 +63,7 @@ MEMBERS = {
         loss_args={"margin": 1.0},
         miner=TripletMarginMiner,
         miner_args={"margin": 0.1, "type_of_triplets": "semihard"},
+        space={**RATE, "loss.margin": Range(0, 1, "A Metric Learning Reality Check, scripts")},
     ),
     "binomial": Recipe("binomial_deviance", "Binomial deviance", BinomialDevianceLoss),
     "proxy_nca": Recipe(
@@ -66,6 +72,7 @@ MEMBERS = {
         SmoothedProxyNCALoss,
         loss_args={"softmax_scale": 3.0, "label_smoothing": 0.1},
         has_classes=True,
+        space={**RATES, "loss.softmax_scale": Range(1, 30, "ours", log=True)},
     ),
 }
 
@@ -174,6 +181,7 @@ def _recipe(name: str, title: str, weighting: Weighting | None = None, **changed
             "loss_args": {} if weighting is None else {"weighting": weighting},
             "has_classes": True,
             "groups": weights_at_the_rate_of_the_trunk,
+            "space": RATES,
             **changed,
         },  # type: ignore[arg-type]
     )

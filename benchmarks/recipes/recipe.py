@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.recipes.budget import Budget, Groups
 from benchmarks.recipes.schedule import TEST_SELECTED, ReloadAndDrop
+from benchmarks.recipes.space import RATE, Space
 
 COST_ONLY = ("tile", "neighbour_lists")  # arguments that change time and memory, and no result
 FROM_BUDGET = ("num_classes", "embedding_size")
@@ -59,6 +60,8 @@ class Recipe:
         pooling: (channels, embedding_size) -> module that makes embeddings of maps, at the end of
             :class:`benchmarks.trunk.MapTrunk`; None is the trunk that keeps every place of them.
         pooling_args: what differs from its defaults.
+        space: where a search may look, by names such as "budget.trunk_lr", "loss.margin" and
+            "miner.epsilon"; no part of the settings.
 
     Raises:
         ValueError: the schedule selects on the test classes, and the title does not say so.
@@ -79,6 +82,7 @@ class Recipe:
     unit_rows: bool = True
     pooling: Callable[..., nn.Module] | None = None
     pooling_args: Mapping[str, Any] = field(default_factory=dict)
+    space: Space = field(default_factory=lambda: RATE)
 
     def __post_init__(self) -> None:
         on_test = self.schedule is not None and self.schedule.select_on == "test"

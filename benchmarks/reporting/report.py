@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.protocols import QUICK
 from benchmarks.records import Record, path_of, read, read_costs, read_evaluation, read_field
 from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables, text_sheet
-from benchmarks.reporting.selection import Selection, select
+from benchmarks.reporting.selection import Selection, protocols_of, select
 
 _HERE = Path(__file__).parents[1]
 FIGURES = _HERE / "figures"
@@ -18,14 +19,16 @@ def datasets_with_results(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.jsonl"))
 
 
-def selection_of(folder: Path, dataset: str) -> Selection:
-    """Comparable runs of a data set.
+def selections_of(folder: Path, dataset: str) -> list[Selection]:
+    """Comparable runs of a data set, one selection for each protocol.
 
     Raises:
         ValueError: no run is finished.
     """
     try:
-        return select(dataset, read(folder, dataset))
+        records = read(folder, dataset)
+        names = protocols_of(records) or [QUICK.name]
+        return [select(dataset, records, name) for name in names]
     except ValueError as error:
         raise ValueError(f"{path_of(folder, dataset)}: {error}") from error
 
@@ -86,10 +89,14 @@ def _costs_by_device(folder: Path) -> tuple[list[Record], list[Record]]:
 def draw(selection: Selection, folder: Path) -> list[Path]:
     """Write all pictures of a data set and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    first = "forest" if selection.evaluated_once else "curves"
     curves, sheet, parts = (
-        folder / f"{selection.dataset}_{name}.png" for name in ("curves", "neighbours", "losses")
+        folder / f"{selection.name}_{name}.png" for name in (first, "neighbours", "losses")
     )
-    plots.learning_curves(selection, curves)
+    if selection.evaluated_once:
+        plots.forest(selection, curves)
+    else:
+        plots.learning_curves(selection, curves)
     if text_sheet.has_texts(selection):
         text_sheet.text_sheet(selection, sheet)
     else:

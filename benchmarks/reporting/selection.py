@@ -1,9 +1,10 @@
 """Which records belong in one table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.protocols import QUICK, protocol_name, shared_settings
 from benchmarks.recipes import RECIPES
 from benchmarks.records import Record
 
@@ -47,38 +48,65 @@ class Selection:
     """Comparable methods of one data set.
 
     Args:
-        budget: what all of them share.
+        budget: what all of them share; without what a search chose for each of them.
         methods: in the order of the registry, then those that it no longer has.
         notes: what was left out, in sentences.
+        protocol: what all of them share of it, as recorded; {} is ``quick``.
     """
 
     dataset: str
     budget: dict[str, Any]
     methods: tuple[Method, ...]
     notes: tuple[str, ...]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its place in a page and of its pictures."""
+        return place_of(self.dataset, str(self.protocol.get("name", QUICK.name)))
+
+    @property
+    def evaluated_once(self) -> bool:
+        """Whether there is no learning curve of the test classes."""
+        return bool(self.protocol.get("trials"))
 
     @property
     def seeds(self) -> list[int]:
         return sorted({seed for method in self.methods for seed in method.seeds})
 
 
-def select(dataset: str, records: Sequence[Record]) -> Selection:
-    """The newest budget, and under it the newest settings of each recipe.
+def place_of(dataset: str, protocol: str) -> str:
+    """Where the table of a data set under a protocol goes."""
+    return dataset if protocol == QUICK.name else f"{dataset}_{protocol}"
+
+
+def protocols_of(records: Sequence[Record]) -> list[str]:
+    """Under which there are runs, ``quick`` first."""
+    names = {protocol_name(record["settings"]) for record in records}
+    return sorted(names, key=lambda name: (name != QUICK.name, name))
+
+
+def select(dataset: str, records: Sequence[Record], protocol: str = QUICK.name) -> Selection:
+    """One protocol; the newest budget under it, and the newest settings of each recipe.
 
     Args:
         dataset: its name.
-        records: at least one, oldest first.
+        records: at least one of the protocol, oldest first; those of others are not looked at.
+        protocol: its name.
 
     Raises:
-        ValueError: there is no record.
+        ValueError: there is no record of the protocol.
     """
+    records = [record for record in records if protocol_name(record["settings"]) == protocol]
     if not records:
         raise ValueError(
             f"{dataset}: expected at least one finished run; got none. "
-            f"Start with `python -m benchmarks run --dataset {dataset}`."
+            f"Start with `python -m benchmarks run --dataset {dataset}"
+            + (f" --protocol {protocol}" if protocol != QUICK.name else "")
+            + "`."
         )
-    budget = records[-1]["settings"]["budget"]
-    comparable = [record for record in records if record["settings"]["budget"] == budget]
+    shared = shared_settings(records[-1]["settings"])
+    comparable = [record for record in records if shared_settings(record["settings"]) == shared]
     notes = []
     if other := len(records) - len(comparable):
         notes.append(f"Left out: {other} runs under another budget.")
@@ -91,7 +119,8 @@ def select(dataset: str, records: Sequence[Record]) -> Selection:
             notes.append(f"{kept[-1]['title']}: newest settings; {older} older runs left out.")
         runs = {record["seed"]: record for record in kept}
         methods.append(Method(recipe, kept[-1]["title"], runs))
-    return Selection(dataset, budget, tuple(methods), tuple(notes))
+    rules = shared.pop("protocol", {})
+    return Selection(dataset, shared, tuple(methods), tuple(notes), rules)
 
 
 def _row(recipe: str) -> tuple[int, str]:

@@ -10,8 +10,10 @@ import pandas as pd
 from scipy.stats import t as student
 
 from benchmarks.quadrants import UNIFORM, WEIGHT_ON_TARGET
-from benchmarks.recipes import TABLES
+from benchmarks.recipes import TABLES, baselines
+from benchmarks.recipes.claimed import CLAIMED
 from benchmarks.recipes.tables import Claim, Table
+from benchmarks.reporting.heading import heading
 from benchmarks.reporting.selection import Method, Selection
 
 COLUMNS = {
@@ -25,6 +27,7 @@ COLUMNS = {
 }
 OF_SOME_ROWS = {"weight on target": WEIGHT_ON_TARGET}
 MISSING = "\N{EN DASH}"
+BASELINES = tuple(recipe.name for recipe in baselines.RECIPES if recipe.loss is not None)
 COMPARED = ("Recall@1", "MAP@R")
 
 
@@ -40,8 +43,9 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 def table(selection: Selection) -> str:
     """Heading line, table of results, table of paired differences, what they say, and notes, as
     Markdown."""
-    parts = [_heading(selection), _results(selection)]
-    about = TABLES.get(selection.dataset, Table(()))
+    parts = [heading(selection), _results(selection)]
+    best_of = BASELINES if selection.protocol else ()
+    about = TABLES.get(selection.name, Table((), best_of=best_of))
     reference, chosen = _reference(selection, about.best_of)
     if differences := _differences(selection, reference):
         parts += [
@@ -55,30 +59,7 @@ def table(selection: Selection) -> str:
         parts.append(said)
     if aimed := on_target(selection):
         parts.append(aimed)
-    return "\n\n".join([*parts, *_flattered(selection), *selection.notes])
-
-
-def _heading(selection: Selection) -> str:
-    budget, seeds = selection.budget, selection.seeds
-    devices = {run["device"] for method in selection.methods for run in method.runs.values()}
-    per_class = budget["images_per_class"]
-    optimizer = (
-        f"{budget['optimizer']} with weight decay {budget.get('weight_decay', 0.0):.3g}, "
-        if "optimizer" in budget
-        else ""
-    )
-    noise = budget.get("label_noise", 0.0)
-    noisy = f"{100 * noise:g} % of the training labels wrong, " if noise else ""
-    by_validation = any(method.selected_on == "validation" for method in selection.methods)
-    when = "at the epoch that validation classes chose" if by_validation else "after the last epoch"
-    return (
-        f"Embedding size {budget['embedding_size']}, batch {budget['batch_size']} "
-        f"({budget['batch_size'] // per_class} classes x {per_class}), "
-        f"{budget['epochs'] * budget['iterations']} iterations, {optimizer}{noisy}"
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}), "
-        f"{'; '.join(sorted(devices))}. Metrics of the test classes {when}, in %, "
-        "mean ± half a 95 % t-interval over seeds."
-    )
+    return "\n\n".join([*parts, *_sources(selection), *_flattered(selection), *selection.notes])
 
 
 def _results(selection: Selection) -> str:
@@ -92,9 +73,11 @@ def _results(selection: Selection) -> str:
         for name, metric in OF_SOME_ROWS.items()
         if any(method.has(metric) for method in selection.methods)
     }
+    claimed = _claimed(selection)
     rows = [
         {
             "method": _title(method, selection),
+            **({"claimed Recall@1": claimed.get(method.recipe, ("", ""))[0]} if claimed else {}),
             **{
                 name: _percent(method.values(metric)) if method.has(metric) else MISSING
                 for name, metric in (columns | of_some).items()
@@ -105,6 +88,21 @@ def _results(selection: Selection) -> str:
         for method in selection.methods
     ]
     return markdown(rows)
+
+
+def _claimed(selection: Selection) -> dict[str, tuple[str, str]]:
+    """Number and source by recipe, of the methods that have one on this data set."""
+    known = CLAIMED.get(selection.dataset, {})
+    return {m.recipe: known[m.recipe] for m in selection.methods if m.recipe in known}
+
+
+def _sources(selection: Selection) -> list[str]:
+    """Where claimed numbers were read."""
+    titles = {method.recipe: method.title for method in selection.methods}
+    lines = [f"- {titles[name]}: {source}." for name, (_, source) in _claimed(selection).items()]
+    if not lines:
+        return []
+    return ["\n".join(["Claimed numbers, whose networks and budgets are other ones:", "", *lines])]
 
 
 def _reference(selection: Selection, best_of: Sequence[str]) -> tuple[Method, str]:
@@ -246,7 +244,7 @@ def _flattered(selection: Selection) -> list[str]:
         "classes, which also chose the weights it was reloaded with, as released. That flatters "
         "it, and its difference to any other row."
         for method in selection.methods
-        if method.selected_on == "test"
+        if method.selected_on == "test" and not selection.protocol  # whose heading says it of all
     ]
 
 

@@ -102,9 +102,7 @@ def test_smoke_leaves_the_committed_results_alone(
         (["run", "--recipes", "contrastiv"], "--recipes: expected one of"),
         (
             ["run", "--dataset", "cars"],
-            "--dataset: expected one of digits, omniglot, omniglot_validation, omniglot_ensemble, "
-            "flowers, pets, omniglot_collage, cifar_collage, clinc150, clinc150_tfidf, banking77, "
-            "banking77_tfidf; got 'cars'",
+            f"--dataset: expected one of {', '.join(DATASETS)}; got 'cars'",
         ),
         (["run", "--device", "tpu9"], "--device: expected a device of this machine; got 'tpu9'"),
         (["run", "--epochs", "0"], "--epochs"),

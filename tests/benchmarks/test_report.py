@@ -14,7 +14,7 @@ from benchmarks.__main__ import app
 from benchmarks.datasets import DATASETS
 from benchmarks.recipes import RECIPES
 from benchmarks.recipes.tables import Claim
-from benchmarks.records import RESULTS, Record, append, path_of, read
+from benchmarks.records import RESULTS, Record, append, path_of
 from benchmarks.reporting import plots, report, tables
 from benchmarks.reporting.selection import select
 
@@ -299,11 +299,12 @@ def test_a_page_without_a_place_is_an_error(tmp_path: Path, made_up: MadeUp) -> 
 def test_committed_tables_are_those_of_the_committed_records(dataset: str) -> None:
     if not path_of(RESULTS, dataset).is_file():
         pytest.skip(f"no results of {dataset} are committed")
-    pages = report.pages_of(dataset)
-    assert report.PAGES[0] in pages
-    text = tables.table(select(dataset, read(RESULTS, dataset)))
-    for page in pages:
-        assert tables.is_current(page, dataset, text), f"run `python -m benchmarks report`: {page}"
+    for selection in report.selections_of(RESULTS, dataset):
+        name, text = selection.name, tables.table(selection)
+        pages = report.pages_of(name)
+        assert report.PAGES[0] in pages
+        for page in pages:
+            assert tables.is_current(page, name, text), f"run `python -m benchmarks report`: {page}"
 
 
 def test_committed_costs_and_overview_are_those_of_the_committed_records() -> None:
@@ -319,5 +320,6 @@ def test_committed_costs_and_overview_are_those_of_the_committed_records() -> No
 
 def test_the_committed_page_of_the_long_runs_is_that_of_its_records() -> None:
     folder = RESULTS / "long"
-    text = tables.table(report.selection_of(folder, "omniglot"))
+    (selection,) = report.selections_of(folder, "omniglot")
+    text = tables.table(selection)
     assert tables.is_current(folder / "README.md", "omniglot", text)

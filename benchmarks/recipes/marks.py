@@ -1,0 +1,221 @@
+"""Where each setting of a recipe comes from: the paper, its authors' code, or this package.
+
+A mark belongs to a value: what was published is listed, and any other value of the same setting is
+ours. A setting that is not listed at all has no mark, and is refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from benchmarks.recipes.budget import Budget
+from benchmarks.recipes.recipe import Recipe
+
+Mark = Literal["paper", "authors' code", "ours"]
+PAPER: Mark = "paper"
+CODE: Mark = "authors' code"
+OURS: Mark = "ours"
+Values = tuple[Any, ...]
+Published = Mapping[str, Mapping[Mark, Values]]  # setting -> mark -> values
+PRIOR = {"classification": 2, "triplet": 1, "binomial": 2, "proxy_nca": 3}
+NOWHERE: Mapping[Mark, Values] = {}  # whatever the value, it is ours
+IBC: Published = {
+    "num_heads": {CODE: (2, 4, 8)},
+    "num_layers": {CODE: (1, 2)},
+    "feedforward_size": {CODE: (None,)},
+    "dropout": {CODE: (0.1,)},
+    "temperature": {CODE: (0.2,)},
+    "label_smoothing": {CODE: (0.1,)},
+    "mpn_weight": {CODE: (1.0,)},
+    "aux_weight": {CODE: (1.0,)},
+    "add_zero_attn": {PAPER: (False,), CODE: (True,)},
+    "concat_layers": {PAPER: (False,), CODE: (True,)},
+    "attention_dropout": {CODE: (None,)},
+}
+LIFTED: Published = {"neg_margin": {CODE: (1,)}, "pos_margin": {PAPER: (0,)}}
+OF_CLASSES: Mapping[str, Published] = {
+    "PotentialFieldLoss": {
+        "proxies_per_class": {PAPER: (0, 5, 10, 15, 20, 25, 30)},
+        "alpha": {PAPER: (0, 1, 2, 3, 4, 5, 6)},
+        "delta": {PAPER: (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)},
+        "delta_rep": {PAPER: (None,)},
+        "reduction": {PAPER: ("sum",)},
+        "core_radius": NOWHERE,
+        "collect_stats": NOWHERE,
+    },
+    "LiftedStructureLoss": LIFTED,
+    "GeneralizedLiftedStructureLoss": {"neg_margin": NOWHERE, "pos_margin": NOWHERE},
+    "LpDistance": {"normalize_embeddings": {CODE: (False,)}},
+    "IntraBatchConnectionsLoss": IBC,
+    "WithoutMessages": IBC,
+    "LearnedSimplex": {"prior": {CODE: (PRIOR,)}, "floor": {CODE: (None,)}},
+    "SquaredWeights": {
+        "prior": {CODE: (PRIOR,)},
+        "floor": {CODE: (None,)},
+        "penalty": {CODE: (10000.0,)},
+    },
+    "ClassificationLoss": {"label_smoothing": {CODE: (0.15,)}, "hidden_size": {CODE: (None,)}},
+    "TripletMarginLoss": {
+        "margin": {CODE: (1.0,)},
+        "swap": {CODE: (False,)},
+        "smooth_loss": {CODE: (False,)},
+        "triplets_per_anchor": {CODE: ("all",)},
+    },
+    "TripletMarginMiner": {"margin": {CODE: (0.1,)}, "type_of_triplets": {CODE: ("semihard",)}},
+    "BinomialDevianceLoss": {
+        "scale_pos": {CODE: (2.0,)},
+        "scale_neg": {CODE: (25.0,)},
+        "threshold": {CODE: (0.5,)},
+        "per_anchor": {CODE: (True,)},
+    },
+    "SmoothedProxyNCALoss": {"softmax_scale": {CODE: (3.0,)}, "label_smoothing": {CODE: (0.1,)}},
+    "on_one_embedding": {"max_scale": NOWHERE},
+    "on_heads": {
+        "max_scale": NOWHERE,
+        "diversity_weight": {CODE: (0.01, 0.1)},
+        "heads_to_width": {CODE: (2,)},
+    },
+    "FixedWeights": {"weights": NOWHERE},
+    "HomoscedasticUncertainty": {"kind": NOWHERE, "initial": NOWHERE},
+    "NonNegativeUncertainty": {"initial": NOWHERE},
+    "GradNorm": {"restoring_force": {PAPER: (1.5,)}},
+    "DynamicWeightAverage": {"temperature": {PAPER: (2.0,)}},
+    "MultipleGradientDescent": {"normalize": NOWHERE},
+    "ContrastiveLoss": {"pos_margin": NOWHERE, "neg_margin": NOWHERE},
+    "GeneralizedSumPooling": {
+        "num_prototypes": {CODE: (64,)},
+        "mass": {CODE: (0.3,)},
+        "sharpness": {CODE: (5.0,)},
+        "project": {CODE: (True,)},
+        "max_pool_branch": {CODE: (False,)},
+        "gem": {CODE: (False,)},
+        "learn_mass": {CODE: (False,)},
+        "learn_sharpness": {CODE: (False,)},
+        "startup_size": {CODE: (1024,)},
+        "concatenate_attributes": {CODE: (False, True)},
+    },
+    "ZeroShotPredictionLoss": {
+        "num_attributes": {CODE: (64,)},
+        "ridge": {CODE: (0.05,)},
+        "logit_scale": {CODE: (9.5,)},
+        "weight": {CODE: (0.1,)},
+    },
+    "zero_shot_with_memory": {
+        "num_attributes": {CODE: (64,)},
+        "memory_size": {CODE: (1600,)},
+        "start_after": {CODE: (125,)},
+    },
+    "GeneralizedMeanPooling": {"exponent": {CODE: (3.0,)}, "floor": {CODE: (1e-6,)}},
+    "MultiSimilarityLoss": {
+        "alpha": {PAPER: (2,)},
+        "beta": {PAPER: (50,), CODE: (40,)},
+        "base": {PAPER: (1,), CODE: (0.5,)},
+    },
+    "MultiSimilarityMiner": {"epsilon": {PAPER: (0.1,)}},
+    "ProxyAnchorLoss": {"margin": {PAPER: (0.1,)}, "alpha": {PAPER: (32,)}},
+    "NormalizedSoftmaxLoss": {"temperature": {PAPER: (0.05,)}},
+    "ReloadAndDrop": {
+        "at": {CODE: ((30 / 70, 50 / 70),)},
+        "factor": {CODE: (10.0,)},
+        "select_on": {CODE: ("test",)},
+    },
+}
+"""By class or function. Of losses straight from pml, paper and code are those of the loss."""
+C1: Mapping[Mark, Values] = {CODE: (1.0, 0.5)}
+OF_RECIPES: Mapping[str, Mapping[str, Mapping[Mark, Values]]] = {
+    "triplet_semihard": {
+        "miner.type_of_triplets": NOWHERE,
+        "loss.swap": NOWHERE,
+        "loss.smooth_loss": NOWHERE,
+        "loss.triplets_per_anchor": NOWHERE,
+    },
+    **{
+        name: {"loss.pos_margin": C1, "loss.neg_margin": C1}
+        for name in ("gsp", "average_pooling", "max_pooling", "gem_pooling")
+    },
+    "gsp_zero_shot": {"loss.inner.loss.pos_margin": C1, "loss.inner.loss.neg_margin": C1},
+}
+"""Where a value was published for this recipe and not for its class, or the other way round."""
+OF_BUDGETS: Mapping[str, Published] = {
+    "omniglot_validation": {
+        "optimizer": {CODE: ("radam",)},
+        "weight_decay": {CODE: (6.059722614369727e-06,)},
+    },
+    "flowers": {"epochs": {CODE: (20,)}, "batch_size": {CODE: (64,)}},
+    "pets": {"epochs": {CODE: (20,)}, "batch_size": {CODE: (64,)}},
+    "omniglot_collage": {"batch_size": {CODE: (64,)}, "images_per_class": {CODE: (4,)}},
+    "cifar_collage": {"batch_size": {CODE: (64,)}, "images_per_class": {CODE: (4,)}},
+}
+PARTS = ("loss", "distance", "miner", "pooling")
+BUDGET_FIELDS = (
+    "epochs",
+    "iterations",
+    "batch_size",
+    "images_per_class",
+    "embedding_size",
+    "trunk_lr",
+    "proxy_base_lr",
+    "optimizer",
+    "weight_decay",
+    "label_noise",
+)
+"""Those that are ours unless their data set says otherwise."""
+
+
+def marked(recipe: Recipe, dataset: str, budget: Budget) -> dict[str, tuple[Any, Mark]]:
+    """Every setting of a run by its path in the record, as "loss.margin", with its mark.
+
+    Raises:
+        ValueError: a setting without a mark.
+    """
+    settings = recipe.settings(dataset, budget)
+    whole = {field.name: getattr(budget, field.name) for field in fields(budget)}
+    found: dict[str, tuple[Any, Mark]] = {}
+    for name, value in whole.items():
+        published = OF_BUDGETS.get(dataset, {}).get(name, NOWHERE)
+        if name not in BUDGET_FIELDS:
+            raise _unmarked(recipe, f"budget.{name}")
+        found[f"budget.{name}"] = (value, _mark(published, value))
+    for part in PARTS:
+        found |= dict(_of_part(recipe, part, settings.get(part)))
+    if recipe.schedule is not None:
+        for name, value in settings["schedule"].items():
+            published = OF_CLASSES["ReloadAndDrop"][name]
+            found[f"schedule.{name}"] = (value, _mark(published, value))
+    if recipe.sampler is not None:
+        found["sampler"] = (settings["sampler"], CODE)
+    if not recipe.unit_rows:
+        found["unit_rows"] = (False, CODE)
+    return found
+
+
+def _of_part(recipe: Recipe, path: str, part: Any) -> Iterator[tuple[str, tuple[Any, Mark]]]:
+    """Of a loss, a miner and the like, and of those inside it."""
+    if part is None:
+        return
+    made = str(part["class"]).rpartition(".")[2] if "class" in part else None
+    for name, value in part.items():
+        here = f"{path}.{name}"
+        if isinstance(value, Mapping) and _has_parts(value):
+            yield from _of_part(recipe, here, value)
+        elif made is not None and name != "class":
+            of_class = OF_CLASSES.get(made, {}).get(name)
+            published = OF_RECIPES.get(recipe.name, {}).get(here, of_class)
+            if published is None:
+                raise _unmarked(recipe, here)
+            yield here, (value, _mark(published, value))
+
+
+def _has_parts(value: Mapping[str, Any]) -> bool:
+    return "class" in value or any(isinstance(entry, Mapping) for entry in value.values())
+
+
+def _mark(published: Mapping[Mark, Values], value: Any) -> Mark:
+    return next((mark for mark, values in published.items() if value in values), OURS)
+
+
+def _unmarked(recipe: Recipe, path: str) -> ValueError:
+    return ValueError(
+        f"{recipe.name}, {path}: expected a mark, where its value is from; got none. Add it to "
+        "benchmarks/recipes/marks.py."
+    )
