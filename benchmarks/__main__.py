@@ -15,7 +15,7 @@ from benchmarks.cost import sweep
 from benchmarks.cost_losses import OF_EMBEDDINGS
 from benchmarks.cost_subjects import SUBJECTS
 from benchmarks.data_commands import data_app
-from benchmarks.datasets import DATASETS
+from benchmarks.datasets import DATASETS, Data
 from benchmarks.dry_run import text as dry_run_text
 from benchmarks.options import Root
 from benchmarks.options import fail as _fail
@@ -118,6 +118,18 @@ def run_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show all settings and where they are from; no run.")
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="State dict to start the backbone of image files from; else random."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that read image files, which does not change results; one a "
+            "processor, up to 8, if left out.",
+        ),
+    ] = None,
 ) -> None:
     """Train and evaluate; runs that are finished already are skipped, and one that was broken off
     goes on from its last whole epoch. Under torchrun the processes share every batch."""
@@ -126,7 +138,7 @@ def run_command(
     chosen = _recipes(recipes or TABLES[dataset].recipes)
     with joined(_device(device)) as place:
         _run(dataset, chosen, seeds, epochs, iterations, smoke, data_root, results, place, nmi,
-             threads, label_noise, protocol, trials, dry_run)  # fmt: skip
+             threads, label_noise, protocol, trials, dry_run, weights, workers)  # fmt: skip
 
 
 def _run(
@@ -145,6 +157,8 @@ def _run(
     protocol: str,
     trials: int | None,
     dry_run: bool,
+    weights: Path | None,
+    workers: int | None,
 ) -> None:
     torch.set_num_threads(threads)
     overrides: dict[str, Any] = {
@@ -160,6 +174,8 @@ def _run(
         rules = (
             PROTOCOLS[protocol] if trials is None else replace(PROTOCOLS[protocol], trials=trials)
         )
+        if weights is not None:
+            budget = _starting_from(weights, budget, dataset)
         own_seeds = rules.seeds or TABLES[dataset].seeds
         wanted = list(dict.fromkeys(seeds or ([0] if smoke else own_seeds)))
         if dry_run:
@@ -174,9 +190,16 @@ def _run(
                 )
             from benchmarks.search_command import settle_all  # only a search needs optuna
 
-            jobs = settle_all(chosen, load(), budget, rules, folder, device=place)
+            data = load()
+            if not isinstance(data, Data):
+                raise ValueError(
+                    f"--protocol: expected data in memory for {rules.name}, whose search trains on "
+                    f"folds of it; got {dataset}. Use features of it: benchmarks data build."
+                )
+            jobs = settle_all(chosen, data, budget, rules, folder, device=place)
         for settled, changed_budget, after in jobs:
-            run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi)
+            run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi,
+                    workers)  # fmt: skip
     except ValueError as error:
         _fail(error)
 
@@ -323,6 +346,15 @@ def _recipes(names: Sequence[str]) -> list[Recipe]:
     for name in names:
         _known("--recipes", name, RECIPES)
     return [RECIPES[name] for name in dict.fromkeys(names)]
+
+
+def _starting_from(weights: Path, budget: Budget, dataset: str) -> Budget:
+    if budget.backbone is None:
+        raise typer.BadParameter(
+            f"--weights: expected none for {dataset}, whose images lie in memory; got {weights}. "
+            "Its small network starts at random."
+        )
+    return replace(budget, backbone=replace(budget.backbone, weights=weights))
 
 
 def _device(name: str) -> torch.device:

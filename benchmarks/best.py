@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.datasets.split import Data
+from benchmarks.datasets import AnyData
 from benchmarks.evaluate import Evaluation
 from benchmarks.protocols import QUICK, Protocol
 from benchmarks.recipes.schedule import ReloadAndDrop
@@ -47,7 +47,7 @@ TEST = Criterion("test", _recall_on_test)
 
 
 def criterion_of(
-    schedule: ReloadAndDrop | None, data: Data, protocol: Protocol = QUICK
+    schedule: ReloadAndDrop | None, data: AnyData, protocol: Protocol = QUICK
 ) -> Criterion:
     """Test classes only where a schedule or the protocol asks for them; else validation classes
     where there are any; else, or after a search that chose the number of epochs, the last epoch

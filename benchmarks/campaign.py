@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.checkpoint import path_of
-from benchmarks.datasets import Data
+from benchmarks.datasets import AnyData
 from benchmarks.processes import rank_and_number
 from benchmarks.protocols import QUICK, Protocol
 from benchmarks.recipes import Budget, Recipe, digest
@@ -47,13 +47,14 @@ def steps_of(planned: Sequence[Planned], budget: Budget) -> int:
 
 def carry_out(
     planned: Sequence[Planned],
-    data: Data,
+    data: AnyData,
     budget: Budget,
     folder: Path,
     *,
     device: torch.device,
     nmi: bool = False,
     protocol: Protocol = QUICK,
+    workers: int = 0,
     on_start: Callable[[Recipe, int], None] = lambda recipe, seed: None,
     on_step: Callable[[], None] = lambda: None,
     on_record: Callable[[Record], None] = lambda record: None,
@@ -74,6 +75,7 @@ def carry_out(
             budget,
             device=device,
             nmi=nmi,
+            workers=workers,
             on_step=on_step,
             unfinished=unfinished,
             protocol=protocol,

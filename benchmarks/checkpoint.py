@@ -9,13 +9,13 @@ import os
 import random
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pytorch_metric_learning.utils import common_functions as pml_globals
+from torch.utils.data import BatchSampler
 
 from benchmarks.processes import rank_and_number
 from benchmarks.records import Record, RunKey
@@ -55,18 +55,28 @@ class RandomStates(NamedTuple):
             pml_globals.NUMPY_RANDOM.bit_generator.state = self.pml
 
 
-class Rest:
-    """What a sampler gives after ``skipped`` indices. Random states are taken up there: whatever
-    was drawn on the way, by the sampler or its loader, leaves no trace."""
+class Rest(BatchSampler):
+    """What follows ``skipped`` batches, in as many passes as they took. Random states are taken up
+    there: whatever was drawn on the way, by a sampler or a loader, leaves no trace."""
 
-    def __init__(self, sampler: Iterable[int], skipped: int, states: RandomStates) -> None:
-        self._sampler, self._skipped, self._states = sampler, skipped, states
+    def __init__(
+        self, batches: Iterable[list[Any]], skipped: int, states: RandomStates | None
+    ) -> None:
+        self._batches, self._skipped, self._states = batches, skipped, states
 
-    def __iter__(self) -> Iterator[int]:
-        rest = islice(self._sampler, self._skipped, None)
-        first = next(rest)
-        self._states.restore()
-        yield first
+    def __len__(self) -> int:
+        raise TypeError("Whoever asks for batches says how many.")
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        rest = iter(self._batches)
+        while self._skipped > 0:
+            if next(rest, None) is None:
+                rest = iter(self._batches)
+            else:
+                self._skipped -= 1
+        if self._states is not None:
+            self._states.restore()
+            self._states = None
         yield from rest
 
 

@@ -7,7 +7,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks import features
-from benchmarks.datasets import DATASETS, texts
+from benchmarks.datasets import DATASETS, ImageFiles, texts
 from benchmarks.datasets.omniglot import ENVIRONMENT
 from benchmarks.datasets.photographs import root_of
 from benchmarks.encoders import sentence_encoder, torchvision_encoder
@@ -42,9 +42,16 @@ def verify_command(name: Name, data_root: Root = None) -> None:
                 f"{name}: expected a local copy; got neither --data-root nor {ENVIRONMENT}. Name "
                 "the folder: nothing is downloaded to be verified."
             )
+        root = root_of(data_root)
+        if dataset.verify and root is not None and (problems := dataset.verify(root)):
+            raise ValueError("\n".join(problems))
         data = dataset.load(data_root)
     except ValueError as error:
         fail(error)
+    if isinstance(data, ImageFiles):
+        for files in (data.train, data.test, *([data.gallery] if data.gallery else [])):
+            typer.echo(f"{name}: {len(files.classes)} classes, {len(files.labels)} pictures, read")
+        return
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     for part, split in parts.items():
         if split is not None:
@@ -116,7 +123,10 @@ def _of_images(
             f"{name}: expected --trunk and a folder to write to, --data-root or {ENVIRONMENT}; got "
             f"--trunk {trunk} and the folder {folder}."
         )
-    images = features.images_of(DATASETS[name].load(root))
+    data = DATASETS[name].load(root)
+    if isinstance(data, ImageFiles):
+        raise ValueError(f"{name}: expected images that fit in memory; got {name}, of files.")
+    images = features.images_of(data)
     if images.ndim != 4:
         raise ValueError(f"{name}: expected images or texts to encode; got features already.")
     return folder / name / f"{trunk}.npy", images, torchvision_encoder(trunk, weights)

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.split import Data
+from benchmarks.datasets import AnyData, Data
 
 _STREAM = 1  # beside the run's seed, so that no other draw of the run is the same
 
 
-def with_label_noise(data: Data, share: float, seed: int) -> Data:
+def with_label_noise(data: AnyData, share: float, seed: int) -> AnyData:
     """The same data with wrong training labels, fixed by the seed of the run.
 
     Every recipe of a seed sees the same wrong labels. Labels of validation and test classes stay.
@@ -22,6 +22,8 @@ def with_label_noise(data: Data, share: float, seed: int) -> Data:
     if share == 0:
         return data
     labels = noisy(data.train.labels, share, len(data.train.classes), seed)
+    if isinstance(data, Data):
+        return replace(data, train=replace(data.train, labels=labels))
     return replace(data, train=replace(data.train, labels=labels))
 
 

@@ -10,19 +10,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.datasets.split import Split
+from benchmarks.datasets.split import Part, Split
 
 QUERIES = 6
 NEIGHBOURS = 7
 GREY_LEVELS = 16
 
 
-def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
+def nearest(
+    split: Part, embeddings: Tensor, gallery: Part | None = None, others: Tensor | None = None
+) -> dict[str, Any]:
     """Tiles or texts (query first, then its neighbours), who is right, and their classes.
 
     Args:
         split: the images or texts, and labels.
         embeddings: (N, D) rows to compare by Euclidean distance, in the order of the split.
+        gallery: where neighbours come from, with the same classes; None: from the split.
+        others: (R, D) rows of the gallery.
 
     Returns:
         ``correct`` (queries x neighbours), ``classes`` (queries x tiles); of images ``png``, a
@@ -31,15 +35,18 @@ def nearest(split: Split, embeddings: Tensor) -> dict[str, Any]:
     by_class = torch.argsort(split.labels, stable=True)
     spread = ((torch.arange(QUERIES) + 0.5) / QUERIES * len(by_class)).long()
     query_idx = by_class[spread]  # (Q,)
-    dist = torch.cdist(embeddings[query_idx], embeddings)  # (Q, N)
-    dist[torch.arange(QUERIES), query_idx] = torch.inf
+    dist = torch.cdist(embeddings[query_idx], embeddings if others is None else others)  # (Q, R)
+    if gallery is None:
+        gallery = split
+        dist[torch.arange(QUERIES), query_idx] = torch.inf
     near_idx = dist.topk(NEIGHBOURS, dim=1, largest=False).indices  # (Q, K)
-    tile_idx = torch.cat([query_idx[:, None], near_idx], dim=1)  # (Q, 1 + K)
-    labels = split.labels[tile_idx]
+    labels = torch.cat([split.labels[query_idx, None], gallery.labels[near_idx]], dim=1)  # (Q, 1+K)
     shown: dict[str, Any] = {}
-    if split.images.ndim == 4:
-        shown["png"] = _mosaic(split.images[tile_idx].mean(2))
-    if split.texts is not None:
+    if not isinstance(split, Split) or split.images.ndim == 4:
+        images = [split.shown(query_idx[:, None]), gallery.shown(near_idx)]
+        shown["png"] = _mosaic(torch.cat(images, dim=1).mean(2))
+    if isinstance(split, Split) and split.texts is not None:
+        tile_idx = torch.cat([query_idx[:, None], near_idx], dim=1)  # (Q, 1 + K)
         shown["texts"] = [[split.texts[i] for i in row] for row in tile_idx.tolist()]
     return {
         **shown,

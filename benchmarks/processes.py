@@ -13,6 +13,7 @@ statistics are those of the first process, as in ``DistributedDataParallel``.
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -50,19 +51,17 @@ class Parts(BatchSampler):
     """The part of this process of every batch: W parts in order, the first ones one row longer
     where they do not divide."""
 
-    def __init__(self, indices: Iterable[int], batch_size: int) -> None:
+    def __init__(self, indices: Iterable[Any], batch_size: int) -> None:
         self._indices, self._size = indices, batch_size
 
-    def __len__(self) -> int:
-        raise TypeError(
-            "Whoever asks for batches says how many."
-        )  # as an iterable without a length
+    def __len__(self) -> int:  # list() asks, and takes this for no length
+        raise TypeError("Whoever asks for batches says how many.")
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         rank, number = rank_and_number()
-        batch: list[int] = []
+        batch: list[Any] = []
         for index in self._indices:
-            batch.append(int(index))
+            batch.append(index)
             if len(batch) == self._size:
                 part = torch.arange(self._size).tensor_split(number)[rank]
                 yield [batch[place] for place in part.tolist()]

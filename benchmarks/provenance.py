@@ -12,7 +12,15 @@ _FOLDER = Path(__file__).parent
 _WRITTEN_BY_RUNS = tuple(
     f":(exclude){path}" for path in ("results", "figures", "README.md", "../README.md", "../docs")
 )
-_PACKAGES = ("torch", "pytorch-metric-learning", "faiss-cpu", "numpy", "pml-extras")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-metric-learning",
+    "faiss-cpu",
+    "numpy",
+    "pillow",
+    "pml-extras",
+)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """(recipe, data, seed) -> Result: trains with pml's trainer; prints and plots nothing."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -14,12 +14,16 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.trainers import MetricLossOnly
 from pytorch_metric_learning.utils import common_functions as pml_globals
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import BatchSampler, Dataset
 
+from benchmarks.backbones import ImageTrunk
 from benchmarks.best import Best, Point, criterion_of
 from benchmarks.checkpoint import Checkpoint, RandomStates, Rest
-from benchmarks.datasets.split import Data, Split
+from benchmarks.datasets import AnyData, ImageFiles
+from benchmarks.datasets.image_files import Files
+from benchmarks.datasets.split import Split
 from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.kinds import check_kind, image_trunk, training_set
 from benchmarks.label_noise import with_label_noise
 from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.measure import PeakMemory, StepClock
@@ -100,7 +104,16 @@ def seeded_trunk(
     return MapTrunk(embedding_size, image, pooling)
 
 
-def seeded_sampler(data: Data, budget: Budget, seed: int) -> MPerClassSampler:
+def trunk_of(recipe: Recipe, data: AnyData, budget: Budget, seed: int) -> nn.Module:
+    """The small network for images in memory, the budget's backbone for image files."""
+    check_kind(data, budget)
+    pooling = recipe.pooling and partial(recipe.pooling, **recipe.pooling_args)
+    if isinstance(data, ImageFiles):
+        return image_trunk(budget, seed, pooling)
+    return seeded_trunk(budget.embedding_size, seed, data.train.images.shape[1:], pooling)
+
+
+def seeded_sampler(data: AnyData, budget: Budget, seed: int) -> MPerClassSampler:
     """The same batches for every recipe of a seed: one pass of the sampler is the whole training.
 
     pml's sampler draws from a generator that is global to pml.
@@ -116,12 +129,13 @@ def seeded_sampler(data: Data, budget: Budget, seed: int) -> MPerClassSampler:
 
 def run(
     recipe: Recipe,
-    data: Data,
+    data: AnyData,
     seed: int,
     budget: Budget,
     *,
     device: torch.device,
     nmi: bool = False,
+    workers: int = 0,
     on_step: Callable[[], None] = lambda: None,
     unfinished: Path | None = None,
     protocol: Protocol = QUICK,
@@ -130,6 +144,7 @@ def run(
 
     ``unfinished`` is where the state after each epoch is kept. If it is there already, of the same
     code on the same device, the run goes on from there and ends as it would have without a break.
+    ``workers`` processes read image files; how many does not change the result.
 
     Raises:
         ValueError: the recipe selects on validation classes that the data has not, or pools
@@ -141,14 +156,10 @@ def run(
     made_by = provenance(device)
     checkpoint = Checkpoint(unfinished, {**made_by, "nmi": nmi})
     state = checkpoint.read()
-    image = data.train.images.shape[1:]
-    pooling = recipe.pooling and partial(recipe.pooling, **recipe.pooling_args)
     trunk = (
-        seeded_trunk(budget.embedding_size, seed, image, pooling).to(device)
-        if state is None
-        else state["trained"].trunk
+        trunk_of(recipe, data, budget, seed).to(device) if state is None else state["trained"].trunk
     )
-    watch = _Watch(recipe, trunk, data, budget, device, nmi, on_step, protocol)
+    watch = _Watch(recipe, trunk, data, budget, device, nmi, workers, on_step, protocol)
     if state is None:
         watch.evaluate_untrained()
         trained = _begin(recipe, trunk, data, budget, device)
@@ -164,10 +175,11 @@ def run(
             if recipe.sampler is None
             else recipe.sampler(data.train.labels, budget, seed)
         )
+        dataset, sampler = training_set(data, budget, seed, sampler)
+        batches: BatchSampler = Parts(sampler, budget.batch_size)
         if state is not None:
-            skipped = watch.epochs_done * budget.iterations * budget.batch_size
-            sampler = Rest(sampler, skipped, state["random"])
-        _train(trained, data, sampler, budget, watch)
+            batches = Rest(batches, watch.epochs_done * budget.iterations, state["random"])
+        _train(trained, dataset, batches, budget, watch)
     best = watch.best
     assert best is not None  # of the last epoch at the latest
     return Result(
@@ -184,7 +196,9 @@ def run(
         seconds_per_training_step_median=watch.clock.median(),
         seconds_total=time.perf_counter() - began,
         training_peak_mib=watch.memory.mib,
-        neighbours=nearest(data.test, best.evaluation.embeddings),
+        neighbours=nearest(
+            data.test, best.evaluation.embeddings, data.gallery, best.evaluation.gallery
+        ),
         selected_epoch=best.epoch,
         selected_on=best.criterion.classes,
     )
@@ -201,7 +215,11 @@ class _Trained:
 
 
 def _begin(
-    recipe: Recipe, trunk: nn.Module, data: Data, budget: Budget, device: torch.device
+    recipe: Recipe,
+    trunk: nn.Module,
+    data: AnyData,
+    budget: Budget,
+    device: torch.device,
 ) -> _Trained:
     loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
     if loss is None:
@@ -220,7 +238,11 @@ def _begin(
 
 
 def _train(
-    trained: _Trained, data: Data, sampler: Iterable[int], budget: Budget, watch: "_Watch"
+    trained: _Trained,
+    dataset: Dataset[Any],
+    batches: BatchSampler,
+    budget: Budget,
+    watch: "_Watch",
 ) -> None:
     assert trained.loss is not None
     with quiet_pml():
@@ -233,11 +255,12 @@ def _train(
                 name: _of_embeddings(wrapped_miner(miner), budget.embedding_size)
                 for name, miner in trained.miners.items()
             },
-            dataset=TensorDataset(data.train.images, data.train.labels),
+            dataset=dataset,
             data_device=watch.device,
-            sampler=Parts(sampler, budget.batch_size),
+            sampler=batches,
             iterations_per_epoch=budget.iterations,
-            dataloader_num_workers=0,
+            dataloader_num_workers=watch.workers,
+            gradient_clippers={"trunk_grad_clipper": watch.warm_up},
             end_of_iteration_hook=watch.after_step,
             end_of_epoch_hook=watch.after_epoch,
         )
@@ -259,18 +282,20 @@ class _Watch:
         self,
         recipe: Recipe,
         trunk: nn.Module,
-        data: Data,
+        data: AnyData,
         budget: Budget,
         device: torch.device,
         nmi: bool,
+        workers: int,
         on_step: Callable[[], None],
         protocol: Protocol,
     ) -> None:
         self.device = device
+        self.workers = workers if isinstance(data, ImageFiles) else 0
         self.clock, self.memory = StepClock(device), PeakMemory(device)
         self._trunk, self._data, self._nmi, self._on_step = trunk, data, nmi, on_step
         self._unit_rows = recipe.unit_rows
-        self._schedule, self._epochs = recipe.schedule, budget.epochs
+        self._schedule, self._budget = recipe.schedule, budget
         self._steps: list[dict[str, float]] = []  # of this epoch
         self._criterion = criterion_of(recipe.schedule, data, protocol)
         self._once = protocol.evaluates_once and recipe.loss is not None
@@ -316,6 +341,12 @@ class _Watch:
         self.memory.start()
         self.clock.resume()
 
+    def warm_up(self) -> None:
+        """Between backward and step: in the first epochs of a budget that says so, a backbone has
+        no gradient. It keeps asking for one, as several processes agree on that once."""
+        if isinstance(self._trunk, ImageTrunk) and self.epochs_done < self._budget.warm_up_epochs:
+            self._trunk.features.zero_grad(set_to_none=True)
+
     def after_step(self, trainer: MetricLossOnly) -> None:
         self.clock.step()
         total = trainer.losses["total_loss"].detach()
@@ -340,12 +371,16 @@ class _Watch:
                 module.step_epoch()
         retrieval = Retrieval(self._trunk, loss) if hasattr(loss, "embed") else self._trunk
         point: Point = {"epoch": trainer.epoch}
-        if not self._once or trainer.epoch == self._epochs:
+        if not self._once or trainer.epoch == self._budget.epochs:
             evaluation, point = self._evaluate(trainer.epoch, retrieval)
             self.best = self.best or Best(self._criterion, evaluation)
             self.best.offer(point, evaluation, [self._trunk, loss] if self._schedule else [])
         self.curve.append({**point, "loss": means.pop("loss"), "statistics": means})
-        if self.best and self._schedule and self._schedule.is_due(trainer.epoch, self._epochs):
+        if (
+            self.best
+            and self._schedule
+            and self._schedule.is_due(trainer.epoch, self._budget.epochs)
+        ):
             self.best.reload()
             for optimizer in trainer.optimizers.values():
                 self._schedule.drop(optimizer)
@@ -354,22 +389,27 @@ class _Watch:
 
     def _evaluate(self, epoch: int, model: nn.Module) -> tuple[Evaluation, Point]:
         """Of the test classes, and the point of the curve."""
+        data = self._data
 
-        def of(split: Split, nmi: bool = False) -> tuple[Evaluation, dict[str, float]]:
+        def of(split: Split | Files, nmi: bool = False) -> tuple[Evaluation, dict[str, float]]:
             evaluation = evaluate(
                 model,
                 split,
                 device=self.device,
                 nmi=nmi,
                 unit_rows=self._unit_rows or model is self._trunk,
+                gallery=data.gallery if split is data.test else None,
+                recall_at=data.recall_at,
+                crops=self._budget.crops,
+                workers=self.workers,
             )
             metrics = evaluation.metrics
             return evaluation, {name: metrics[name] for name in CURVE_METRICS if name in metrics}
 
-        evaluation, metrics = of(self._data.test, self._nmi)
+        evaluation, metrics = of(data.test, self._nmi)
         point: Point = {"epoch": epoch, **metrics}
-        if self._data.validation is not None:
-            point["validation"] = of(self._data.validation)[1]
+        if data.validation is not None:
+            point["validation"] = of(data.validation)[1]
         return evaluation, point
 
 

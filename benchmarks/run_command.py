@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 import typer
+from torch.multiprocessing import cpu_count
 from tqdm import tqdm
 
 from benchmarks.campaign import carry_out, plan, steps_of
-from benchmarks.datasets import Data
+from benchmarks.datasets import AnyData
 from benchmarks.options import fail
 from benchmarks.processes import rank_and_number
 from benchmarks.protocols import Protocol
@@ -25,9 +26,10 @@ def run_all(
     budget: Budget,
     folder: Path,
     protocol: Protocol,
-    load: Callable[[], Data],
+    load: Callable[[], AnyData],
     device: torch.device,
     nmi: bool,
+    workers: int | None,
 ) -> None:
     """What is not finished yet, with a bar and a line for each run."""
     planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi, protocol=protocol)
@@ -68,6 +70,7 @@ def run_all(
                 folder,
                 device=device,
                 nmi=nmi,
+                workers=min(8, cpu_count()) if workers is None else workers,
                 protocol=protocol,
                 on_start=started,
                 on_step=stepped,

@@ -1,4 +1,4 @@
-"""Images or features in memory, split by class: no class of the test half is ever trained on."""
+"""Images, features or files, split by class: no class of the test half is ever trained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,18 +8,26 @@ from types import ModuleType
 
 from benchmarks.datasets import (
     banking77,
+    cars196,
     cifar_collage,
     clinc150,
+    cub,
     digits,
     flowers,
+    in_shop,
     omniglot,
     omniglot_collage,
     omniglot_validation,
     pets,
+    sop,
     texts,
 )
+from benchmarks.datasets.image_files import ImageFiles
+from benchmarks.datasets.official import Official
 from benchmarks.datasets.split import Data
 from benchmarks.datasets.texts import Source
+
+AnyData = Data | ImageFiles
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,27 @@ class Dataset:
         load: ``--data-root`` or None -> Data.
         place: ``--data-root`` or None -> where the data is found without a download, else None.
         source: of texts whose features an encoder makes.
+        verify: ``--data-root`` -> what is wrong with the copy, in words; None where ``load`` says
+            all.
     """
 
     name: str
     needs: str
-    load: Callable[[Path | None], Data]
+    load: Callable[[Path | None], AnyData]
     place: Callable[[Path | None], str | None]
     source: Source | None = None
+    verify: Callable[[Path], list[str]] | None = None
+
+    @classmethod
+    def of(cls, official: Official) -> "Dataset":
+        """Of image files."""
+        return cls(
+            official.name,
+            official.needs,
+            official.load,
+            official.place,
+            verify=official.verify,
+        )
 
 
 def _again(name: str, load: Callable[[Path | None], Data], root: Path | None) -> Data:
@@ -90,7 +112,8 @@ DATASETS = {
             )
             for name in CLAIMS_ON_TFIDF
         ),
+        *map(Dataset.of, (cub.OFFICIAL, cars196.OFFICIAL, sop.OFFICIAL, in_shop.OFFICIAL)),
     )
 }
 
-__all__ = ["DATASETS", "Data", "Dataset"]
+__all__ = ["DATASETS", "AnyData", "Data", "Dataset", "ImageFiles"]

@@ -1,13 +1,15 @@
 """The parts of a data set, and the checks that every data set passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, compress
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 IMAGE_SIZE = 28
+RECALL_AT = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Split:
     classes: tuple[str, ...]
     target_quadrant: Tensor | None = None
     texts: tuple[str, ...] | None = None
+
+    def shown(self, image_idx: Tensor) -> Tensor:
+        """(...) indices to (..., channels, H, W) in [0, 1], for a look at them."""
+        return self.images[image_idx]
 
     def only(self, chosen: Callable[[str], bool]) -> "Split":
         """The classes whose names are chosen, numbered anew."""
@@ -53,17 +59,14 @@ class Data:
     train: Split
     test: Split
     validation: Split | None = None
+    gallery: ClassVar[None] = None
+    recall_at: ClassVar[tuple[int, ...]] = RECALL_AT
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "test": self.test}
         if self.validation is not None:
             parts["validation"] = self.validation
-        for (one, first), (other, second) in combinations(parts.items(), 2):
-            if shared := sorted(set(first.classes) & set(second.classes)):
-                raise ValueError(
-                    f"{self.name}: expected disjoint {one} and {other} classes; got {len(shared)} "
-                    f"in both, e.g. {shared[0]!r}. Check the split rule."
-                )
+        check_disjoint(self.name, parts)
         for part, split in parts.items():
             expected = (len(split.labels), *self.train.images.shape[1:])
             if split.images.ndim not in (2, 4) or tuple(split.images.shape) != expected:
@@ -76,18 +79,45 @@ class Data:
                     f"{self.name} {part} texts: expected {len(split.labels)}, one a label; "
                     f"got {len(split.texts)}."
                 )
-            if torch.unique(split.labels).tolist() != list(range(len(split.classes))):
-                raise ValueError(
-                    f"{self.name} {part} labels: expected each of 0..{len(split.classes) - 1} at "
-                    f"least once; got {torch.unique(split.labels).tolist()}."
-                )
+            check_labels(f"{self.name} {part}", split)
 
 
-def check_counts(what: str, split: Split, *, classes: int, images: int) -> None:
+class Part(Protocol):
+    """What the parts of all data sets have."""
+
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    def shown(self, index: Tensor, /) -> Tensor: ...
+
+
+def check_disjoint(name: str, parts: Mapping[str, Part]) -> None:
+    """Refuse parts of a data set that share a class."""
+    for (one, first), (other, second) in combinations(parts.items(), 2):
+        if shared := sorted(set(first.classes) & set(second.classes)):
+            raise ValueError(
+                f"{name}: expected disjoint {one} and {other} classes; got {len(shared)} "
+                f"in both, e.g. {shared[0]!r}. Check the split rule."
+            )
+
+
+def check_labels(what: str, part: Part) -> None:
+    """Refuse labels that are no classes of their part, and classes without a label."""
+    found = torch.unique(part.labels).tolist()
+    if found != (expected := list(range(len(part.classes)))):
+        wrong = sorted(set(found) ^ set(expected))[:10]
+        raise ValueError(
+            f"{what} labels: expected each of 0..{len(expected) - 1} at least once and no other; "
+            f"missing or others: {wrong}."
+        )
+
+
+def check_counts(what: str, split: Part, *, classes: int, images: int) -> None:
     """Refuse a part that has not the published number of classes and images, or texts."""
+    unit = "images" if getattr(split, "texts", None) is None else "texts"
     if (len(split.classes), len(split.labels)) != (classes, images):
         raise ValueError(
-            f"{what}: expected {classes} classes and {images} "
-            f"{'images' if split.texts is None else 'texts'}; "
+            f"{what}: expected {classes} classes and {images} {unit}; "
             f"got {len(split.classes)} and {len(split.labels)}. Use the official files."
         )

@@ -3,6 +3,7 @@
 from benchmarks.recipes import (
     baselines,
     generalized_sum_pooling,
+    image_files,
     intra_batch_connections,
     lifted_structure,
     loss_ensemble,
@@ -26,6 +27,7 @@ RECIPES = {
         *loss_ensemble.MEMBERS.values(),
         *generalized_sum_pooling.RECIPES,
         *baselines.RECIPES,
+        *image_files.RECIPES,
     )
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from benchmarks.recipes import (
     baselines,
     generalized_sum_pooling,
+    image_files,
     intra_batch_connections,
     lifted_structure,
     loss_ensemble,
@@ -121,6 +122,13 @@ def _sweep(recipes: Sequence[Recipe]) -> Table:
     return Table((PFML, *others, "untrained"), best_of=(PFML,))
 
 
+def _of_files(published: str) -> Table:
+    return Table(
+        (published, "proxy_anchor", "multi_similarity", "contrastive", "untrained"),
+        seeds=(0, 1, 2, 3, 4),
+    )
+
+
 TABLES = {
     "digits": EVERY_LOSS,
     "omniglot": EVERY_LOSS,
@@ -153,4 +161,8 @@ TABLES = {
     "clinc150_tfidf_noise": NOISE,
     "clinc150_tfidf_alpha": _sweep(potential_field.ALPHA_SWEEP),
     "clinc150_tfidf_proxies": _sweep(potential_field.PROXIES_SWEEP),
+    "cub": _of_files(image_files.PUBLISHED.name),
+    "cars196": _of_files(image_files.PUBLISHED.name),
+    "sop": _of_files(image_files.MANY_CLASSES.name),
+    "in_shop": _of_files(image_files.MANY_CLASSES.name),
 }

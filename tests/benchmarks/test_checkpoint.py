@@ -163,15 +163,34 @@ def test_all_generators_go_back_to_where_they_were() -> None:
     assert drawn() == first
 
 
-def test_the_rest_of_an_order_begins_with_the_states_of_then() -> None:
+def test_the_rest_of_the_batches_begins_with_the_states_of_then() -> None:
     torch.manual_seed(1)
     states = RandomStates.now()
     expected = torch.rand(2)
-    rest = iter(Rest(range(10), 7, states))
+    rest = iter(Rest([[0], [1], [2]], 2, states))
     torch.manual_seed(2)
-    assert next(rest) == 7
-    assert torch.equal(torch.rand(2), expected)  # taken up with the first index, not later
-    assert list(rest) == [8, 9]
+    assert next(rest) == [2]
+    assert torch.equal(torch.rand(2), expected)
+    assert list(rest) == []
+
+
+def test_passes_before_the_break_are_gone_through_again() -> None:
+    states = RandomStates.now()
+    rest = Rest([[0], [1], [2]], 7, states)
+    assert [*iter(rest)] == [[1], [2]]
+    assert [*iter(rest)] == [[0], [1], [2]]  # the next pass is whole
+    at_the_end = Rest([[0], [1], [2]], 3, states)
+    assert [*iter(at_the_end)] == []
+    assert [*iter(at_the_end)] == [[0], [1], [2]]
+
+
+def test_a_sampler_that_has_been_gone_through_several_times_goes_on(
+    few: Data, tmp_path: Path
+) -> None:
+    budget = Budget(epochs=3, iterations=12, batch_size=20, images_per_class=4)
+    recipe = RECIPES["ibc_released"]
+    resumed = interrupted(recipe, few, budget, tmp_path / "run.pt", at_step=30)
+    assert comparable(resumed) == comparable(run(recipe, few, 3, budget, device=CPU))
 
 
 def test_a_finished_run_leaves_no_state_and_one_that_was_not_recorded_does(
