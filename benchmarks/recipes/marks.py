@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
+from benchmarks.backbones import Backbone
 from benchmarks.recipes.budget import Budget
 from benchmarks.recipes.recipe import Recipe
 
@@ -136,7 +137,27 @@ OF_RECIPES: Mapping[str, Mapping[str, Mapping[Mark, Values]]] = {
     "gsp_zero_shot": {"loss.inner.loss.pos_margin": C1, "loss.inner.loss.neg_margin": C1},
 }
 """Where a value was published for this recipe and not for its class, or the other way round."""
+OF_PFML: Published = {
+    "epochs": {PAPER: (200,)},
+    "embedding_size": {PAPER: (512,)},
+    "optimizer": {PAPER: ("adam",)},
+    "backbone": {PAPER: (Backbone("resnet50"),)},
+}
+"""Of the paper of the potential field with ResNet-50, in general; it is silent on training crops."""
+OF_PFML_ROWS: Published = {
+    **OF_PFML,
+    "batch_size": {PAPER: (100,)},
+    "warm_up_epochs": {PAPER: (1,)},
+}
 OF_BUDGETS: Mapping[str, Published] = {
+    "cub": {**OF_PFML_ROWS, "weight_decay": {PAPER: (5e-4,)}},
+    "cars196": {
+        **OF_PFML_ROWS,
+        "trunk_lr": {PAPER: (1e-4,)},
+        "proxy_base_lr": {PAPER: (1e-4,)},
+        "weight_decay": {PAPER: (1e-4,)},
+    },
+    "sop": OF_PFML,
     "omniglot_validation": {
         "optimizer": {CODE: ("radam",)},
         "weight_decay": {CODE: (6.059722614369727e-06,)},
@@ -158,6 +179,9 @@ BUDGET_FIELDS = (
     "optimizer",
     "weight_decay",
     "label_noise",
+    "backbone",
+    "crops",
+    "warm_up_epochs",
 )
 """Those that are ours unless their data set says otherwise."""
 
