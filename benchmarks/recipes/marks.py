@@ -143,7 +143,7 @@ OF_PFML: Published = {
     "optimizer": {PAPER: ("adam",)},
     "backbone": {PAPER: (Backbone("resnet50"),)},
 }
-"""Of the paper of the potential field with ResNet-50, in general; it is silent on training crops."""
+"""Of the potential field with ResNet-50, in general; the paper is silent on training crops."""
 OF_PFML_ROWS: Published = {
     **OF_PFML,
     "batch_size": {PAPER: (100,)},
