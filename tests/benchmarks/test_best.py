@@ -61,7 +61,9 @@ def test_the_first_best_epoch_of_the_validation_classes_counts(
     parted: Data, scripted: list[Evaluation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[Tensor] = []
-    monkeypatch.setattr("benchmarks.run.nearest", lambda split, rows: shown.append(rows) or {})
+    monkeypatch.setattr(
+        "benchmarks.run.nearest", lambda split, rows, *others: shown.append(rows) or {}
+    )
     result = run_once(parted)
     assert (result.selected_epoch, result.selected_on) == (2, "validation")
     assert result.metrics == scripted[2].metrics
