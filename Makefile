@@ -18,7 +18,7 @@ reproduce: .venv/installed
 	$(BIN)/python -m benchmarks report --dataset digits --results reproduced --output reproduced
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --durations=15
 
 # The lowest versions that pyproject.toml admits, 5 GB with the CUDA libraries that torch brings.
 .venv-oldest/installed: pyproject.toml

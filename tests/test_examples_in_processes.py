@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "package"), [("lightning_module", "lightning"), ("accelerate_loop", "accelerate")]
 )

@@ -18,7 +18,7 @@ from tests.benchmarks.process_ranks import BUDGET, losses_of, work
 NAMES = ("potential_field", "lifted_structure", "triplet_semihard", "ensemble_simplex")
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory):
     """By rank: recipe -> losses of the epochs in float64, loss of the first step in float32."""
     folder = tmp_path_factory.mktemp("processes")
