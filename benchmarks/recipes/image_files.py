@@ -4,7 +4,9 @@
 are normalised and start from a normal distribution.
 """
 
+from benchmarks.recipes.potential_field import FIELD
 from benchmarks.recipes.recipe import Recipe
+from benchmarks.recipes.space import RATES
 from pml_extras.losses import PotentialFieldLoss
 
 
@@ -16,6 +18,7 @@ def _recipe(name: str, title: str, proxies: int) -> Recipe:
         loss_args={"proxies_per_class": proxies, "collect_stats": True},
         has_classes=True,
         groups=lambda loss, budget: loss.param_groups(budget.proxy_base_lr),
+        space={**RATES, **FIELD},
     )
 
 

@@ -30,7 +30,7 @@ COLOURS = {
     "potential_field_alpha_4": "#993404",
     "potential_field_alpha_5": "#662506",
     "potential_field_alpha_6": "#3d1603",
-    "pfml": "#08306b",
+    "pfml": "#0b3d91",
     "pfml_2": "#4292c6",
     "lifted_structure": "#006d2c",
     "lifted_structure_pml": "#74c476",
