@@ -15,3 +15,8 @@ def _reads() -> bool:
 reads_under_torch_func = pytest.mark.skipif(
     not _reads(), reason="under torch.func this torch reads no tensor, and losses read class sizes"
 )
+
+one_graph = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7),
+    reason="one graph of a loss is promised from torch 2.7 on",
+)

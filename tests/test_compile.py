@@ -15,11 +15,14 @@ from pml_extras.pooling import GeneralizedSumPooling
 from pml_extras.reducers import BatchSizeReducer
 from tests.conformance.catalogue import LOSSES
 from tests.conformance.entry import EMBEDDING_SIZE, NUM_CLASSES
+from tests.old_torch import one_graph
 
 # Of torch itself, where it goes on after a break.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    one_graph,
+]
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SIZES = (7, 9, 8)
 
 # By what a graph cannot hold; they compile in several.
@@ -27,30 +30,12 @@ IN_PARTS = {
     "DelayedMemoryLoss": "pml's memory keeps its place in a Python number",
     "zabihzadeh_ensemble": "pml's triplet miner and loss list triplets and branch on their number",
 }
-OLD_TORCH = {
-    "IntraBatchConnectionsLoss": "methods of torch's own layers",
-    "IntraBatchConnectionsLoss as released": "methods of torch's own layers",
-    **dict.fromkeys(
-        ("SmoothAPLoss", "SmoothAPLoss by tiles", "PNPLoss", "PNPLoss by tiles"),
-        "sizes that depend on data",
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
 def _without_graphs_of_other_tests():
     torch._dynamo.reset()
     counters.clear()
-
-
-def losses_by_name():
-    for name in LOSSES:
-        marks = []
-        if name in OLD_TORCH:
-            reason = f"torch before 2.7 has no graph of {OLD_TORCH[name]}"
-            marks.append(pytest.mark.skipif(TORCH < (2, 7), reason=reason))
-        if name not in IN_PARTS:
-            yield pytest.param(name, marks=marks)
 
 
 def batch(num, *, seed=0):
@@ -90,7 +75,7 @@ def assert_compiles(loss, *batches, fullgraph=True):
         assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("name", list(losses_by_name()))
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in IN_PARTS])
 def test_a_loss_is_one_graph_for_batches_of_any_size(name):
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # the default of later
         assert_compiles(LOSSES[name].make().double(), *(batch(num) for num in SIZES))
@@ -259,7 +244,6 @@ def test_recorded_angles_are_those_of_eager():
     assert loss.avg_neg_angle == pytest.approx(eager.avg_neg_angle)
 
 
-@pytest.mark.skipif(TORCH < (2, 7), reason=OLD_TORCH["IntraBatchConnectionsLoss"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_buffers_of_another_type_are_written_in_a_graph(dtype):
     loss = LOSSES["IntraBatchConnectionsLoss"].make().to(dtype)

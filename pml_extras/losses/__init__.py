@@ -12,9 +12,9 @@ number; ensembles with a loss, miner or strategy that reads values or takes grad
 of pairs and miners of pml, ``GradNorm``, ``MultipleGradientDescent``, ``RandomWeights``);
 statistics (``collect_stats``); and reducers other than ``MeanReducer``, ``SumReducer``,
 ``AvgNonZeroReducer``, ``ThresholdReducer`` and ``BatchSizeReducer``, which list what they are
-given. Torch 2.4 also needs that for ``SmoothAPLoss``, ``PNPLoss`` and
-``IntraBatchConnectionsLoss``; torch 2.7 has one graph of the first two where
-``torch._dynamo.config.capture_dynamic_output_shape_ops`` is True.
+given. Before torch 2.7 the same may be needed for any loss; torch 2.7 has one graph of
+``SmoothAPLoss`` and ``PNPLoss`` where ``torch._dynamo.config.capture_dynamic_output_shape_ops`` is
+True.
 """
 
 from pml_extras.losses.binomial_deviance import BinomialDevianceLoss

@@ -12,6 +12,7 @@ from pml_extras.functional import tiles
 from pml_extras.losses import lifted_structure
 from pml_extras.testing import Status, check_loss, promises
 from tests.largest import Largest
+from tests.old_torch import one_graph
 
 TILED = {
     "NTXentLoss": losses.NTXentLoss,
@@ -201,6 +202,7 @@ def test_it_keeps_the_promises_of_losses(name):
     assert report.status("class_names") is Status.KEPT
 
 
+@one_graph
 @pytest.mark.parametrize("with_ref", [False, True])
 @EVERY
 def test_a_compiled_graph_has_the_same_pairs(name, with_ref):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pml_extras.functional import field_energy, neighbour_list, pairwise, tiles
 from pml_extras.losses import PotentialFieldLoss, potential_field
+from tests.old_torch import one_graph
 
 CLASSES, SIZE = 20, 6
 
@@ -202,6 +203,7 @@ def test_memory_is_three_arrays_of_the_size_of_the_proxies(lists, scale):
     assert memory.most == (3 if lists and scale == 1.0 else 2)
 
 
+@one_graph
 @pytest.mark.parametrize("with_ref", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -226,6 +228,7 @@ def test_compiles_into_one_graph_with_the_same_numbers(options, with_ref):
     assert_equal(results[1], results[0], 1e-9)
 
 
+@one_graph
 def test_compiled_in_float32_it_keeps_the_digits_of_eager():
     torch._dynamo.reset()
     loss = PotentialFieldLoss(CLASSES, SIZE, 2)
@@ -242,6 +245,7 @@ def test_compiled_in_float32_it_keeps_the_digits_of_eager():
     assert_equal((value.item(), x.grad, loss.proxies.grad), eager, 2e-6)
 
 
+@one_graph
 def test_statistics_are_left_out_under_a_compiler():
     torch._dynamo.reset()
     distance = LpDistance(collect_stats=True)

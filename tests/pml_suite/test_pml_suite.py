@@ -8,6 +8,9 @@ from tests.pml_suite.replacements import names_in, replacements
 from tests.pml_suite.run import session
 from tests.pml_suite.table import PAGE, page, records, verdict
 
+of_this_version = pytest.mark.skipif(
+    not hasattr(losses, "SmoothAPLoss"), reason="the record is of pml 2.9, which has one loss more"
+)
 IS_OURS = """\
 import unittest
 
@@ -40,6 +43,7 @@ def test_every_departure_happened():
     assert departed == set(DEPARTURES)
 
 
+@of_this_version
 def test_every_class_that_replaces_one_of_pml_was_tried():
     replaced = {value.__name__ for value in replacements()}
     assert {"LiftedStructureLoss", "CrossBatchMemory", "DistributedMinerWrapper"} <= replaced
@@ -67,6 +71,7 @@ def test_a_failure_departs_only_for_the_reason_written_and_for_no_other(test, si
     assert verdict(test, sides) == expected
 
 
+@of_this_version
 def test_tests_of_a_folder_import_ours_instead_of_pml(tmp_path):
     folder = tmp_path / "checkout"
     (folder / "losses").mkdir(parents=True)
