@@ -6,7 +6,6 @@ generator of random numbers. An epoch that was cut is trained again.
 """
 
 import os
-import random
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,16 +18,15 @@ from torch.utils.data import BatchSampler
 
 from benchmarks.processes import rank_and_number
 from benchmarks.records import Record, RunKey
+from pml_extras._global_state import GlobalState
 
 UNFINISHED = "unfinished"  # folder beside the results
 
 
 class RandomStates(NamedTuple):
-    """Of all generators that a training draws from, pml's own among them."""
+    """Of all generators that a training draws from, those of CUDA and pml's own among them."""
 
-    python: Any
-    numpy: Any
-    torch: torch.Tensor
+    process: GlobalState
     cuda: list[torch.Tensor]
     pml: Any
 
@@ -37,18 +35,10 @@ class RandomStates(NamedTuple):
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         generator = pml_globals.NUMPY_RANDOM
         pml = generator.bit_generator if isinstance(generator, np.random.Generator) else None
-        return cls(
-            random.getstate(),
-            np.random.get_state(),  # noqa: NPY002 (others draw from it)
-            torch.get_rng_state(),
-            cuda,
-            pml and pml.state,
-        )
+        return cls(GlobalState.now(), cuda, pml and pml.state)
 
     def restore(self) -> None:
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)  # noqa: NPY002
-        torch.set_rng_state(self.torch)
+        self.process.restore()
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
         if self.pml is not None:
