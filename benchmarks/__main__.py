@@ -137,71 +137,51 @@ def run_command(
     _known("--protocol", protocol, PROTOCOLS, where="`python -m benchmarks run --help`")
     chosen = _recipes(recipes or TABLES[dataset].recipes)
     with joined(_device(device)) as place:
-        _run(dataset, chosen, seeds, epochs, iterations, smoke, data_root, results, place, nmi,
-             threads, label_noise, protocol, trials, dry_run, weights, workers)  # fmt: skip
+        torch.set_num_threads(threads)
+        overrides: dict[str, Any] = {
+            "epochs": epochs,
+            "iterations": iterations,
+            "label_noise": label_noise,
+        }
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
+        load = cache(lambda: DATASETS[dataset].load(data_root))
+        try:
+            budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
+            rules = (
+                PROTOCOLS[protocol]
+                if trials is None
+                else replace(PROTOCOLS[protocol], trials=trials)
+            )
+            if weights is not None:
+                budget = _starting_from(weights, budget, dataset)
+            own_seeds = rules.seeds or TABLES[dataset].seeds
+            wanted = list(dict.fromkeys(seeds or ([0] if smoke else own_seeds)))
+            if dry_run:
+                typer.echo(dry_run_text(chosen, dataset, budget, rules, wanted))
+                return
+            jobs: Iterable[tuple[list[Recipe], Budget, Protocol]] = [(chosen, budget, rules)]
+            if rules.trials:
+                if rank_and_number()[1] > 1:
+                    raise ValueError(
+                        f"--protocol: expected one process for {rules.name}, whose search is "
+                        f"written by one; got {rank_and_number()[1]}. Start it without torchrun."
+                    )
+                from benchmarks.search_command import settle_all  # only a search needs optuna
 
-
-def _run(
-    dataset: str,
-    chosen: list[Recipe],
-    seeds: list[int] | None,
-    epochs: int | None,
-    iterations: int | None,
-    smoke: bool,
-    data_root: Path | None,
-    results: Path | None,
-    place: torch.device,
-    nmi: bool,
-    threads: int,
-    label_noise: float | None,
-    protocol: str,
-    trials: int | None,
-    dry_run: bool,
-    weights: Path | None,
-    workers: int | None,
-) -> None:
-    torch.set_num_threads(threads)
-    overrides: dict[str, Any] = {
-        "epochs": epochs,
-        "iterations": iterations,
-        "label_noise": label_noise,
-    }
-    changed = {name: value for name, value in overrides.items() if value is not None}
-    folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
-    load = cache(lambda: DATASETS[dataset].load(data_root))
-    try:
-        budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
-        rules = (
-            PROTOCOLS[protocol] if trials is None else replace(PROTOCOLS[protocol], trials=trials)
-        )
-        if weights is not None:
-            budget = _starting_from(weights, budget, dataset)
-        own_seeds = rules.seeds or TABLES[dataset].seeds
-        wanted = list(dict.fromkeys(seeds or ([0] if smoke else own_seeds)))
-        if dry_run:
-            typer.echo(dry_run_text(chosen, dataset, budget, rules, wanted))
-            return
-        jobs: Iterable[tuple[list[Recipe], Budget, Protocol]] = [(chosen, budget, rules)]
-        if rules.trials:
-            if rank_and_number()[1] > 1:
-                raise ValueError(
-                    f"--protocol: expected one process for {rules.name}, whose search is written "
-                    f"by one; got {rank_and_number()[1]}. Start it without torchrun."
-                )
-            from benchmarks.search_command import settle_all  # only a search needs optuna
-
-            data = load()
-            if not isinstance(data, Data):
-                raise ValueError(
-                    f"--protocol: expected data in memory for {rules.name}, whose search trains on "
-                    f"folds of it; got {dataset}. Use features of it: benchmarks data build."
-                )
-            jobs = settle_all(chosen, data, budget, rules, folder, device=place)
-        for settled, changed_budget, after in jobs:
-            run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi,
-                    workers)  # fmt: skip
-    except ValueError as error:
-        _fail(error)
+                data = load()
+                if not isinstance(data, Data):
+                    raise ValueError(
+                        f"--protocol: expected data in memory for {rules.name}, whose search "
+                        f"trains on folds of it; got {dataset}. Use features of it: "
+                        "benchmarks data build."
+                    )
+                jobs = settle_all(chosen, data, budget, rules, folder, device=place)
+            for settled, changed_budget, after in jobs:
+                run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi,
+                        workers)  # fmt: skip
+        except ValueError as error:
+            _fail(error)
 
 
 @app.command("report", cls=SpreadValues)
