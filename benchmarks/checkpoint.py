@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pytorch_metric_learning.utils import common_functions as pml_globals
-from torch.utils.data import BatchSampler
 
-from benchmarks.processes import rank_and_number
+from benchmarks.processes import Batches, rank_and_number
 from benchmarks.records import Record, RunKey
 from pml_extras._global_state import GlobalState
 
@@ -45,7 +44,7 @@ class RandomStates(NamedTuple):
             pml_globals.NUMPY_RANDOM.bit_generator.state = self.pml
 
 
-class Rest(BatchSampler):
+class Rest(Batches):
     """What follows ``skipped`` batches, in as many passes as they took. Random states are taken up
     there: whatever was drawn on the way, by a sampler or a loader, leaves no trace."""
 
@@ -53,9 +52,6 @@ class Rest(BatchSampler):
         self, batches: Iterable[list[Any]], skipped: int, states: RandomStates | None
     ) -> None:
         self._batches, self._skipped, self._states = batches, skipped, states
-
-    def __len__(self) -> int:
-        raise TypeError("Whoever asks for batches says how many.")
 
     def __iter__(self) -> Iterator[list[Any]]:
         rest = iter(self._batches)

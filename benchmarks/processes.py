@@ -47,15 +47,19 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-class Parts(BatchSampler):
+class Batches(BatchSampler):
+    """As many as are asked for, so that their number is not known."""
+
+    def __len__(self) -> int:  # list() asks, and takes this for no length
+        raise TypeError("Whoever asks for batches says how many.")
+
+
+class Parts(Batches):
     """The part of this process of every batch: W parts in order, the first ones one row longer
     where they do not divide."""
 
     def __init__(self, indices: Iterable[Any], batch_size: int) -> None:
         self._indices, self._size = indices, batch_size
-
-    def __len__(self) -> int:  # list() asks, and takes this for no length
-        raise TypeError("Whoever asks for batches says how many.")
 
     def __iter__(self) -> Iterator[list[Any]]:
         rank, number = rank_and_number()

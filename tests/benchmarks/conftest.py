@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks.datasets import DATASETS, Data
-from benchmarks.datasets.split import Split
 from benchmarks.neighbours import nearest
 from benchmarks.recipes import BUDGETS, RECIPES, Budget, digest
 from benchmarks.records import Record
+from tests.benchmarks.few_digits import few_digits
 
 CPU = torch.device("cpu")
 
@@ -22,13 +22,8 @@ def digits() -> Data:
 
 
 @pytest.fixture(scope="session")
-def few(digits: Data) -> Data:
-    """Every sixth image of digits: enough for a batch of 4 a class, quick to evaluate."""
-    halves = (
-        Split(half.images[::6], half.labels[::6], half.classes)
-        for half in (digits.train, digits.test)
-    )
-    return Data("digits", *halves)
+def few() -> Data:
+    return few_digits()
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,10 @@ from torch import distributed as dist
 from torch import nn
 
 from benchmarks import run as running
-from benchmarks.datasets import DATASETS, Data
-from benchmarks.datasets.split import Split
 from benchmarks.processes import rank_and_number
 from benchmarks.recipes import RECIPES, Budget
 from benchmarks.trunk import Trunk
+from tests.benchmarks.few_digits import few_digits
 
 CPU = torch.device("cpu")
 BUDGET = Budget(epochs=5, iterations=3, batch_size=20, images_per_class=4)
@@ -37,15 +36,6 @@ def frozen_trunk(
     return Frozen(embedding_size, image)
 
 
-def few(dtype: torch.dtype) -> Data:
-    digits = DATASETS["digits"].load(None)
-    halves = (
-        Split(half.images[::6].to(dtype), half.labels[::6], half.classes)
-        for half in (digits.train, digits.test)
-    )
-    return Data("digits", *halves)
-
-
 def losses_of(name: str, dtype: torch.dtype, budget: Budget = BUDGET) -> list[float]:
     """Mean training loss of every epoch."""
     torch.set_num_threads(1)
@@ -53,7 +43,7 @@ def losses_of(name: str, dtype: torch.dtype, budget: Budget = BUDGET) -> list[fl
     torch.set_default_dtype(dtype)
     running.seeded_trunk = frozen_trunk  # type: ignore[assignment]
     try:
-        result = running.run(RECIPES[name], few(dtype), 0, budget, device=CPU)
+        result = running.run(RECIPES[name], few_digits(dtype), 0, budget, device=CPU)
     finally:
         torch.set_default_dtype(torch.float32)
         running.seeded_trunk = before

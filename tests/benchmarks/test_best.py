@@ -48,7 +48,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, parted: Data) -> list[Evaluation]:
             seen.append(evaluation)
         return evaluation
 
-    monkeypatch.setattr("benchmarks.run.evaluate", evaluate)
+    monkeypatch.setattr("benchmarks.watch.evaluate", evaluate)
     return seen
 
 

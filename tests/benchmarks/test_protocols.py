@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import run as running
+from benchmarks import watch
 from benchmarks.campaign import carry_out, plan
 from benchmarks.datasets import Data
 from benchmarks.evaluate import evaluate
@@ -96,7 +96,7 @@ def test_after_a_search_the_test_classes_are_evaluated_once_with_the_same_outcom
         return evaluate(*given, **named)
 
     every = run(RECIPES["contrastive"], data, 0, LONGER, device=CPU)
-    monkeypatch.setattr(running, "evaluate", counted)
+    monkeypatch.setattr(watch, "evaluate", counted)
     once = run(RECIPES["contrastive"], data, 0, LONGER, device=CPU, protocol=SETTLED)
     assert len(seen) == 1
     assert once.metrics == every.metrics

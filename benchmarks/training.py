@@ -1,0 +1,87 @@
+"""What is trained, and the training itself, by pml's trainer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_metric_learning.trainers import MetricLossOnly
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, Dataset
+
+from benchmarks.datasets import AnyData
+from benchmarks.processes import wrapped_loss, wrapped_miner, wrapped_trunk
+from benchmarks.quiet import quiet_pml
+from benchmarks.recipes import Budget, Recipe
+from benchmarks.recipes.budget import OPTIMIZERS
+from benchmarks.watch import Watch
+
+
+@dataclass
+class Trained:
+    """All that a training changes."""
+
+    trunk: nn.Module
+    loss: nn.Module | None
+    miners: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+
+
+def begin(
+    recipe: Recipe,
+    trunk: nn.Module,
+    data: AnyData,
+    budget: Budget,
+    device: torch.device,
+) -> Trained:
+    loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
+    if loss is None:
+        return Trained(trunk, None, {}, {})
+    loss = loss.to(device)
+    make = OPTIMIZERS[budget.optimizer]
+    of_trunk = {
+        "params": list(trunk.parameters()),
+        "lr": budget.trunk_lr,
+        "weight_decay": budget.weight_decay,
+    }
+    optimizers = {"trunk_optimizer": make([of_trunk])}
+    if groups := recipe.groups(loss, budget):
+        optimizers["metric_loss_optimizer"] = make(groups)
+    return Trained(trunk, loss, recipe.make_miners(), optimizers)
+
+
+def train(
+    trained: Trained,
+    dataset: Dataset[Any],
+    batches: BatchSampler,
+    budget: Budget,
+    watch: Watch,
+) -> None:
+    assert trained.loss is not None
+    with quiet_pml():
+        trainer = MetricLossOnly(
+            models={"trunk": wrapped_trunk(trained.trunk)},
+            optimizers=trained.optimizers,
+            batch_size=budget.batch_size,
+            loss_funcs={"metric_loss": wrapped_loss(trained.loss)},
+            mining_funcs={
+                name: _of_embeddings(wrapped_miner(miner), budget.embedding_size)
+                for name, miner in trained.miners.items()
+            },
+            dataset=dataset,
+            data_device=watch.device,
+            sampler=batches,
+            iterations_per_epoch=budget.iterations,
+            dataloader_num_workers=watch.workers,
+            gradient_clippers={"trunk_grad_clipper": watch.warm_up},
+            end_of_iteration_hook=watch.after_step,
+            end_of_epoch_hook=watch.after_epoch,
+        )
+        watch.loss = trained.loss
+        watch.start()
+        trainer.train(start_epoch=watch.epochs_done + 1, num_epochs=budget.epochs)
+
+
+def _of_embeddings(miner: nn.Module, width: int) -> Callable[[Tensor, Tensor], Any]:
+    """The miner, which sees the first ``width`` columns and not what a pooling appends."""
+    return lambda rows, labels: miner(rows[:, :width], labels)
