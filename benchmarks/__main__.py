@@ -17,19 +17,20 @@ from benchmarks.cost_subjects import SUBJECTS
 from benchmarks.data_commands import data_app
 from benchmarks.datasets import DATASETS, Data
 from benchmarks.dry_run import text as dry_run_text
-from benchmarks.options import Root
+from benchmarks.listing import list_command
+from benchmarks.options import Results, Root
 from benchmarks.options import fail as _fail
 from benchmarks.options import known as _known
 from benchmarks.processes import joined, rank_and_number
 from benchmarks.protocols import PROTOCOLS, QUICK, Protocol
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe
+from benchmarks.recipes.budget import AMP
 from benchmarks.records import (
     CPU,
     FLOAT32,
     RESULTS,
     append_line,
     path_of_costs,
-    read,
 )
 from benchmarks.reporting import report as reports
 from benchmarks.reporting import tables
@@ -48,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.command("list")(list_command)
 
 
 class SpreadValues(TyperCommand):
@@ -74,7 +76,6 @@ def spread(args: Sequence[str]) -> list[str]:
     return out
 
 
-Results = Annotated[Path, typer.Option(help="Folder with one JSON lines file a data set.")]
 Names = Annotated[
     list[str] | None,
     typer.Option(help="One or more recipes; those of the data set's table if left out."),
@@ -99,6 +100,21 @@ def run_command(
     label_noise: Annotated[
         float | None,
         typer.Option(min=0, help="Share of wrong training labels, fixed by the seed."),
+    ] = None,
+    amp: Annotated[
+        str | None, typer.Option(help=f"{' or '.join(AMP)}, in which trunks are trained.")
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Batches a step, whose gradients are averaged; no larger batch for pairs."
+        ),
+    ] = None,
+    sub_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rows of a batch that a trunk takes at a time: less memory, same batch."
+        ),
     ] = None,
     data_root: Root = None,
     results: Annotated[
@@ -130,6 +146,9 @@ def run_command(
             "processor, up to 8, if left out.",
         ),
     ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder to draw runs into; needs the extra tensorboard.")
+    ] = None,
 ) -> None:
     """Train and evaluate; runs that are finished already are skipped, and one that was broken off
     goes on from its last whole epoch. Under torchrun the processes share every batch."""
@@ -142,6 +161,9 @@ def run_command(
             "epochs": epochs,
             "iterations": iterations,
             "label_noise": label_noise,
+            "amp": amp,
+            "accumulate": accumulate,
+            "sub_batch": sub_batch,
         }
         changed = {name: value for name, value in overrides.items() if value is not None}
         folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
@@ -179,7 +201,7 @@ def run_command(
                 jobs = settle_all(chosen, data, budget, rules, folder, device=place)
             for settled, changed_budget, after in jobs:
                 run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi,
-                        workers)  # fmt: skip
+                        workers, tensorboard)  # fmt: skip
         except ValueError as error:
             _fail(error)
 
@@ -299,27 +321,6 @@ def cost_command(
             + ("peak unknown" if peak is None else f"{peak:10.2f} MiB")
         )
     typer.echo(f"kept in {path}; `python -m benchmarks report` makes the table")
-
-
-@app.command("list")
-def list_command(results: Results = RESULTS, data_root: Root = None) -> None:
-    """Data sets and recipes, what they need, and how many runs are finished."""
-    try:
-        records = {name: read(results, name) for name in DATASETS}
-    except ValueError as error:
-        _fail(error)
-    typer.echo("data sets")
-    for name, dataset in DATASETS.items():
-        place = dataset.place(data_root)
-        state = f"in place ({place})" if place else "not here yet"
-        typer.echo(f"  {name:22} {len(records[name]):3} finished  {state}; needs {dataset.needs}")
-    typer.echo("\nrecipes")
-    for recipe in RECIPES.values():
-        counts = (
-            f"{name} {sum(record['recipe'] == recipe.name for record in found)}"
-            for name, found in records.items()
-        )
-        typer.echo(f"  {recipe.name:22} {recipe.title:28} finished: {', '.join(counts)}")
 
 
 def _recipes(names: Sequence[str]) -> list[Recipe]:

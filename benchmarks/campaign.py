@@ -55,6 +55,7 @@ def carry_out(
     nmi: bool = False,
     protocol: Protocol = QUICK,
     workers: int = 0,
+    tensorboard: Path | None = None,
     on_start: Callable[[Recipe, int], None] = lambda recipe, seed: None,
     on_step: Callable[[], None] = lambda: None,
     on_record: Callable[[Record], None] = lambda record: None,
@@ -79,6 +80,7 @@ def carry_out(
             on_step=on_step,
             unfinished=unfinished,
             protocol=protocol,
+            tensorboard=None if tensorboard is None else tensorboard / unfinished.stem,
         )
         record = asdict(result)
         if rank_and_number()[0] > 0:  # the first process writes

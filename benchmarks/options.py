@@ -10,6 +10,7 @@ Root = Annotated[
     Path | None,
     typer.Option(help="Folder with the data sets; else PML_EXTRAS_DATA, else a download."),
 ]
+Results = Annotated[Path, typer.Option(help="Folder with one JSON lines file a data set.")]
 
 
 def known(

@@ -20,10 +20,11 @@ from benchmarks.kinds import check_kind, image_trunk, training_set
 from benchmarks.label_noise import with_label_noise
 from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.neighbours import nearest
-from benchmarks.processes import Batches, Parts
+from benchmarks.processes import Batches, Parts, rank_and_number
 from benchmarks.protocols import QUICK, Protocol
 from benchmarks.provenance import provenance
 from benchmarks.recipes import Budget, Recipe, digest
+from benchmarks.trainer import check_parts
 from benchmarks.training import begin, train
 from benchmarks.trunk import GREY, MapTrunk, Trunk
 from benchmarks.watch import Watch
@@ -96,9 +97,13 @@ def trunk_of(recipe: Recipe, data: AnyData, budget: Budget, seed: int) -> nn.Mod
     """The small network for images in memory, the budget's backbone for image files."""
     check_kind(data, budget)
     pooling = recipe.pooling and partial(recipe.pooling, **recipe.pooling_args)
-    if isinstance(data, ImageFiles):
-        return image_trunk(budget, seed, pooling)
-    return seeded_trunk(budget.embedding_size, seed, data.train.images.shape[1:], pooling)
+    trunk = (
+        image_trunk(budget, seed, pooling)
+        if isinstance(data, ImageFiles)
+        else seeded_trunk(budget.embedding_size, seed, data.train.images.shape[1:], pooling)
+    )
+    check_parts(trunk, budget)
+    return trunk
 
 
 def seeded_sampler(data: AnyData, budget: Budget, seed: int) -> MPerClassSampler:
@@ -111,7 +116,7 @@ def seeded_sampler(data: AnyData, budget: Budget, seed: int) -> MPerClassSampler
         data.train.labels,
         m=budget.images_per_class,
         batch_size=budget.batch_size,
-        length_before_new_iter=budget.batch_size * budget.steps,
+        length_before_new_iter=budget.batch_size * budget.epochs * budget.batches,
     )
 
 
@@ -127,12 +132,14 @@ def run(
     on_step: Callable[[], None] = lambda: None,
     unfinished: Path | None = None,
     protocol: Protocol = QUICK,
+    tensorboard: Path | None = None,
 ) -> Result:
     """Train and evaluate one recipe; ``on_step`` is called after every training step.
 
     ``unfinished`` is where the state after each epoch is kept. If it is there already, of the same
     code on the same device, the run goes on from there and ends as it would have without a break.
-    ``workers`` processes read image files; how many does not change the result.
+    ``workers`` processes read image files; how many does not change the result. ``tensorboard`` is
+    a folder for :class:`benchmarks.tensorboard.Drawn`.
 
     Raises:
         ValueError: the recipe selects on validation classes that the data has not, or pools
@@ -157,6 +164,10 @@ def run(
     watch.keep = lambda: checkpoint.write(
         {"trained": trained, **watch.state(time.perf_counter() - began)}
     )
+    if tensorboard is not None and rank_and_number()[0] == 0:
+        from benchmarks.tensorboard import Drawn  # only this needs the extra
+
+        watch.drawn = Drawn(tensorboard, watch.curve, watch.epochs_done * budget.batches)
     if trained.loss is not None:
         sampler = (
             seeded_sampler(data, budget, seed)
@@ -166,8 +177,10 @@ def run(
         dataset, sampler = training_set(data, budget, seed, sampler)
         batches: Batches = Parts(sampler, budget.batch_size)
         if state is not None:
-            batches = Rest(batches, watch.epochs_done * budget.iterations, state["random"])
+            batches = Rest(batches, watch.epochs_done * budget.batches, state["random"])
         train(trained, dataset, batches, budget, watch)
+    if watch.drawn is not None:
+        watch.drawn.close()
     best = watch.best
     assert best is not None  # of the last epoch at the latest
     return Result(

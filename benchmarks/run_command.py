@@ -1,6 +1,7 @@
 """The runs of a command, one after another, with a bar and a line for each."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def run_all(
     device: torch.device,
     nmi: bool,
     workers: int | None,
+    tensorboard: Path | None,
 ) -> None:
     """What is not finished yet, with a bar and a line for each run."""
     planned = plan(chosen, dataset, wanted, budget, folder, nmi=nmi, protocol=protocol)
@@ -42,6 +44,8 @@ def run_all(
         )
     if not planned:
         return
+    if tensorboard is not None:
+        import_module("benchmarks.tensorboard")  # a missing extra is said before anything is read
     data = load()
     done: list[Record] = []
     bar = tqdm(
@@ -72,6 +76,7 @@ def run_all(
                 nmi=nmi,
                 workers=min(8, cpu_count()) if workers is None else workers,
                 protocol=protocol,
+                tensorboard=tensorboard,
                 on_start=started,
                 on_step=stepped,
                 on_record=finished,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_metric_learning.trainers import MetricLossOnly
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset
 
@@ -14,6 +13,7 @@ from benchmarks.processes import wrapped_loss, wrapped_miner, wrapped_trunk
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import Budget, Recipe
 from benchmarks.recipes.budget import OPTIMIZERS
+from benchmarks.trainer import Trainer, scaler_for
 from benchmarks.watch import Watch
 
 
@@ -25,6 +25,7 @@ class Trained:
     loss: nn.Module | None
     miners: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
 
 
 def begin(
@@ -34,9 +35,10 @@ def begin(
     budget: Budget,
     device: torch.device,
 ) -> Trained:
+    scaler = scaler_for(budget, device)
     loss = recipe.make_loss(len(data.train.classes), budget.embedding_size)
     if loss is None:
-        return Trained(trunk, None, {}, {})
+        return Trained(trunk, None, {}, {}, scaler)
     loss = loss.to(device)
     make = OPTIMIZERS[budget.optimizer]
     of_trunk = {
@@ -47,7 +49,7 @@ def begin(
     optimizers = {"trunk_optimizer": make([of_trunk])}
     if groups := recipe.groups(loss, budget):
         optimizers["metric_loss_optimizer"] = make(groups)
-    return Trained(trunk, loss, recipe.make_miners(), optimizers)
+    return Trained(trunk, loss, recipe.make_miners(), optimizers, scaler)
 
 
 def train(
@@ -59,10 +61,11 @@ def train(
 ) -> None:
     assert trained.loss is not None
     with quiet_pml():
-        trainer = MetricLossOnly(
+        trainer = Trainer(
+            budget,
+            trained.scaler,
             models={"trunk": wrapped_trunk(trained.trunk)},
             optimizers=trained.optimizers,
-            batch_size=budget.batch_size,
             loss_funcs={"metric_loss": wrapped_loss(trained.loss)},
             mining_funcs={
                 name: _of_embeddings(wrapped_miner(miner), budget.embedding_size)
@@ -71,10 +74,9 @@ def train(
             dataset=dataset,
             data_device=watch.device,
             sampler=batches,
-            iterations_per_epoch=budget.iterations,
             dataloader_num_workers=watch.workers,
             gradient_clippers={"trunk_grad_clipper": watch.warm_up},
-            end_of_iteration_hook=watch.after_step,
+            end_of_iteration_hook=watch.after_batch,
             end_of_epoch_hook=watch.after_epoch,
         )
         watch.loss = trained.loss

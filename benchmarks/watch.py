@@ -1,14 +1,13 @@
 """What happens beside a training: its learning curve, its costs, and the epoch that counts."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_metric_learning.trainers import MetricLossOnly
 from torch import nn
 
 from benchmarks.backbones import ImageTrunk
-from benchmarks.best import Best, Point, criterion_of
+from benchmarks.best import LAST, Best, Point, criterion_of
 from benchmarks.checkpoint import RandomStates
 from benchmarks.datasets import AnyData, ImageFiles
 from benchmarks.datasets.image_files import Files
@@ -20,7 +19,11 @@ from benchmarks.protocols import Protocol
 from benchmarks.quadrants import WEIGHT_ON_TARGET
 from benchmarks.recipes import Budget, Recipe
 from benchmarks.records import Record
+from benchmarks.trainer import Trainer
 from benchmarks.trunk import Retrieval
+
+if TYPE_CHECKING:  # needs an extra of its own
+    from benchmarks.tensorboard import Drawn
 
 CURVE_METRICS = ("recall_at_1", "mean_average_precision_at_r", WEIGHT_ON_TARGET)
 
@@ -47,13 +50,14 @@ class Watch:
         self._trunk, self._data, self._nmi, self._on_step = trunk, data, nmi, on_step
         self._unit_rows = recipe.unit_rows
         self._schedule, self._budget = recipe.schedule, budget
-        self._steps: list[dict[str, float]] = []  # of this epoch
+        self._batches: list[dict[str, float]] = []  # of this epoch
         self._criterion = criterion_of(recipe.schedule, data, protocol)
         self._once = protocol.evaluates_once and recipe.loss is not None
         self.best: Best | None = None
         self.loss: nn.Module
         self.curve: list[Point] = []
         self.keep: Callable[[], None] = lambda: None
+        self.drawn: Drawn | None = None
 
     @property
     def epochs_done(self) -> int:
@@ -69,9 +73,11 @@ class Watch:
         self.curve.append(point)
 
     def state(self, seconds: float) -> Record:
-        """After an epoch that took, with all before it, so many seconds."""
+        """After an epoch that took, with all before it, so many seconds. Its evaluation, which
+        holds all embeddings, only where it may be what the run ends with."""
+        ended = self.epochs_done == self._budget.epochs
         return {
-            "best": self.best,
+            "best": None if self._criterion is LAST and not ended else self.best,
             "curve": self.curve,
             "step_seconds": self.clock.seconds,
             "peak_mib": self.memory.mib,
@@ -98,23 +104,27 @@ class Watch:
         if isinstance(self._trunk, ImageTrunk) and self.epochs_done < self._budget.warm_up_epochs:
             self._trunk.features.zero_grad(set_to_none=True)
 
-    def after_step(self, trainer: MetricLossOnly) -> None:
-        self.clock.step()
+    def after_batch(self, trainer: Trainer) -> None:
+        if trainer.at_a_step:
+            self.clock.step()
         total = trainer.losses["total_loss"].detach()
         trainer.losses["total_loss"] = total  # pml formats it next; with a gradient torch warns
         loss = self.loss
         recorded = {name: float(getattr(loss, name)) for name in _statistics(loss)}
-        self._steps.append({"loss": float(total), **recorded})
-        self._on_step()
-        self.clock.resume()
+        self._batches.append({"loss": float(total) * self._budget.accumulate, **recorded})
+        if self.drawn is not None:
+            self.drawn.after_batch(trainer)
+        if trainer.at_a_step:
+            self._on_step()
+            self.clock.resume()
 
-    def after_epoch(self, trainer: MetricLossOnly) -> None:
+    def after_epoch(self, trainer: Trainer) -> None:
         self.memory.stop()
         means = {
-            name: sum(step[name] for step in self._steps) / len(self._steps)
-            for name in self._steps[0]
+            name: sum(batch[name] for batch in self._batches) / len(self._batches)
+            for name in self._batches[0]
         }
-        self._steps.clear()
+        self._batches.clear()
         loss: Any = self.loss
         share_buffers(self._trunk, loss)
         for module in loss.modules():
@@ -127,6 +137,8 @@ class Watch:
             self.best = self.best or Best(self._criterion, evaluation)
             self.best.offer(point, evaluation, [self._trunk, loss] if self._schedule else [])
         self.curve.append({**point, "loss": means.pop("loss"), "statistics": means})
+        if self.drawn is not None:
+            self.drawn.after_epoch(self.curve[-1])
         if (
             self.best
             and self._schedule

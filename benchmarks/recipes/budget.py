@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.backbones import Backbone
 from benchmarks.crops import POTENTIAL_FIELD, Crops
-from pml_extras._checks import check_count
+from pml_extras._checks import check_count, check_one_of
 
 Groups = list[dict[str, Any]]
 OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {
@@ -23,7 +23,11 @@ CAME_LATER = (  # than the first committed results
     "backbone",
     "crops",
     "warm_up_epochs",
+    "amp",
+    "accumulate",
+    "sub_batch",
 )
+AMP = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Budget:
         backbone: network for image files; None is the small one, for images in memory.
         crops: of image files; with a backbone and only there.
         warm_up_epochs: at first, in which of the trunk the backbone is not trained.
+        amp: one of ``AMP``, which the trunk multiplies in while it is trained; None is float32.
+            Losses and evaluations are in float32, see :class:`benchmarks.trainer.Trainer`.
+        accumulate: batches a step, whose gradients are averaged; no larger batch.
+        sub_batch: rows of a batch that the trunk has a graph of at a time, which takes less memory
+            and one more forward pass and changes nothing but last digits; None is all of them.
     """
 
     epochs: int
@@ -59,6 +68,9 @@ class Budget:
     backbone: Backbone | None = None
     crops: Crops | None = None
     warm_up_epochs: int = 0
+    amp: str | None = None
+    accumulate: int = 1
+    sub_batch: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -80,6 +92,11 @@ class Budget:
                 "crops: expected together with a backbone, and neither for images in memory; got "
                 f"{self.crops} with {self.backbone}."
             )
+        if self.amp is not None:
+            check_one_of(AMP, amp=self.amp)
+        if self.sub_batch is not None:
+            check_count(1, sub_batch=self.sub_batch)
+        check_count(1, accumulate=self.accumulate)
         check_count(0, warm_up_epochs=self.warm_up_epochs)
         if self.warm_up_epochs and self.backbone is None:
             raise ValueError(
@@ -89,6 +106,11 @@ class Budget:
     @property
     def steps(self) -> int:
         return self.epochs * self.iterations
+
+    @property
+    def batches(self) -> int:
+        """Of an epoch."""
+        return self.iterations * self.accumulate
 
     def settings(self) -> dict[str, Any]:
         """As plain JSON; later fields are left out at their default: no older hash changes."""

@@ -182,6 +182,9 @@ BUDGET_FIELDS = (
     "backbone",
     "crops",
     "warm_up_epochs",
+    "amp",
+    "accumulate",
+    "sub_batch",
 )
 """Those that are ours unless their data set says otherwise."""
 

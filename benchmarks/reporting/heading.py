@@ -17,12 +17,21 @@ def heading(selection: Selection) -> str:
     epochs = rules.get("max_epochs") or budget["epochs"]
     noise = budget.get("label_noise", 0.0)
     noisy = f"{100 * noise:g} % of the training labels wrong, " if noise else ""
+    steps = "".join(
+        f"{words}, "
+        for name, words in (
+            ("accumulate", f"{budget.get('accumulate')} batches a step"),
+            ("amp", f"trunks trained in {budget.get('amp')}"),
+            ("sub_batch", f"in parts of {budget.get('sub_batch')}"),
+        )
+        if name in budget
+    )
     named = f"Protocol {rules['name']}. " if rules else ""
     return (
         f"{named}Embedding size {budget['embedding_size']}, batch {budget['batch_size']} "
         f"({budget['batch_size'] // per_class} classes x {per_class}), "
         f"{'up to ' * selection.evaluated_once}{epochs * budget['iterations']} iterations, "
-        f"{optimizer}{noisy}"
+        f"{steps}{optimizer}{noisy}"
         f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}), "
         f"{'; '.join(sorted(devices))}. Metrics of the test classes {_when(selection)}, in %, "
         "mean ± half a 95 % t-interval over seeds."

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from benchmarks import campaign
 from benchmarks.__main__ import app, spread
 from benchmarks.datasets import DATASETS, Data
-from benchmarks.recipes import TABLES
+from benchmarks.recipes import RECIPES, TABLES
 from benchmarks.recipes.tables import Table
 from benchmarks.records import Record, append, read
 from benchmarks.run import run
@@ -127,13 +127,23 @@ def test_mistakes_are_explained(arguments: list[str], message: str, tmp_path: Pa
 
 
 def test_list_shows_what_is_finished_and_where_the_data_is(tmp_path: Path, made_up: MadeUp) -> None:
-    for seed in (0, 1):
-        append(tmp_path, made_up("contrastive", seed, 0.5))
+    for seed, seconds in enumerate((3.0, 4.0, 50.0)):
+        append(tmp_path, made_up("contrastive", seed, 0.5, seconds_total=seconds))
+    append(tmp_path, made_up("contrastive", 0, 0.5, "omniglot", seconds_total=80.0))
     found = call("list", "--results", tmp_path, "--data-root", tmp_path)
     assert found.exit_code == 0
     lines = [" ".join(line.split()) for line in found.output.splitlines()]
-    assert any(line.startswith("digits 2 finished in place") for line in lines)
-    assert any(line.startswith("omniglot 0 finished not here yet; needs") for line in lines)
-    line = "contrastive Contrastive finished: digits 2, omniglot 0, omniglot_validation 0,"
-    assert any(found.startswith(line) for found in lines)
-    assert any(line.startswith("pets 0 finished not here yet; needs") for line in lines)
+
+    def line_of(name: str) -> str:
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        return line
+
+    assert line_of("digits").startswith("digits 3 4 bundled nothing")
+    assert line_of("omniglot").startswith("omniglot 1 80 not here yet two zip files")
+    assert line_of("cub").startswith("cub 0 not here yet CUB_200")
+    assert line_of("cub").endswith("--weights of a pretrained backbone, or a random start")
+    assert line_of("contrastive").startswith("contrastive Contrastive images or features digits,")
+    assert line_of("contrastive").endswith("digits 4, omniglot 80")
+    assert line_of("gsp").startswith("gsp Generalized sum pooling images, whose maps it pools omni")
+    assert line_of("untrained").endswith("in_shop")  # a row of the last table, and no seconds
+    assert {line.split(" ")[0] for line in lines} > {*DATASETS, *RECIPES}
