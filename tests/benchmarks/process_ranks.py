@@ -16,6 +16,7 @@ from tests.benchmarks.few_digits import few_digits
 
 CPU = torch.device("cpu")
 BUDGET = Budget(epochs=5, iterations=3, batch_size=20, images_per_class=4)
+SEVERAL = replace(BUDGET, epochs=2, accumulate=2, sub_batch=3)
 
 
 class Frozen(Trunk):
@@ -58,5 +59,6 @@ def work(rank: int, number: int, store: str, names: tuple[str, ...], out: str) -
         name: (losses_of(name, torch.float64), losses_of(name, torch.float32, single))
         for name in names
     }
+    found["several"] = losses_of(names[0], torch.float64, SEVERAL)
     torch.save(found, f"{out}.{rank}")
     dist.destroy_process_group()

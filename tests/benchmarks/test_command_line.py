@@ -54,6 +54,18 @@ def test_finished_runs_are_skipped_and_other_settings_are_other_runs(tmp_path: P
     assert "2 runs to do, 0 finished already" in longer.output
 
 
+def test_how_steps_are_made_is_a_setting_of_the_run(tmp_path: Path) -> None:
+    steps = ["--amp", "bfloat16", "--accumulate", 2]
+    done = call(*TINY, *steps, "--recipes", "contrastive", "--seeds", 0, "--results", tmp_path)
+    assert done.exit_code == 0, done.output
+    (record,) = read(tmp_path, "digits")
+    budget = record["settings"]["budget"]
+    assert (budget["amp"], budget["accumulate"], "sub_batch" in budget) == ("bfloat16", 2, False)
+    parts = call(*TINY, "--sub-batch", 8, "--results", tmp_path)
+    assert parts.exit_code == 2
+    assert "sub_batch: expected a trunk without batch norm in training mode" in parts.output
+
+
 def test_a_data_set_has_rows_and_seeds_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

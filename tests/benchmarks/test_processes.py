@@ -13,7 +13,7 @@ from torch import multiprocessing
 
 from benchmarks.processes import Parts
 from benchmarks.records import read
-from tests.benchmarks.process_ranks import BUDGET, losses_of, work
+from tests.benchmarks.process_ranks import BUDGET, SEVERAL, losses_of, work
 
 NAMES = ("potential_field", "lifted_structure", "triplet_semihard", "ensemble_simplex")
 
@@ -36,6 +36,11 @@ def test_the_losses_of_all_epochs_are_those_of_one_process(name, found):
     assert double[-1] != pytest.approx(double[0], rel=1e-3)  # something was learnt
     single = replace(BUDGET, epochs=1, iterations=1)
     assert first_single == pytest.approx(losses_of(name, torch.float32, single), rel=1e-5)
+
+
+def test_several_batches_a_step_and_parts_of_a_batch_are_too(found):
+    several = losses_of(NAMES[0], torch.float64, SEVERAL)
+    assert found[0]["several"] == pytest.approx(several, rel=1e-10)
 
 
 def test_every_process_has_the_same_losses(found):
