@@ -156,6 +156,6 @@ def test_list_shows_what_is_finished_and_where_the_data_is(tmp_path: Path, made_
     assert line_of("cub").endswith("--weights of a pretrained backbone, or a random start")
     assert line_of("contrastive").startswith("contrastive Contrastive images or features digits,")
     assert line_of("contrastive").endswith("digits 4, omniglot 80")
-    assert line_of("gsp").startswith("gsp Generalized sum pooling images, whose maps it pools omni")
+    assert line_of("gsp").startswith("gsp Generalized sum pooling (GSP) images, whose")
     assert line_of("untrained").endswith("in_shop")  # a row of the last table, and no seconds
     assert {line.split(" ")[0] for line in lines} > {*DATASETS, *RECIPES}
