@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks import campaign
-from benchmarks.__main__ import app, spread
+from benchmarks.command_line import app, spread
 from benchmarks.datasets import DATASETS, Data
 from benchmarks.recipes import RECIPES, TABLES
 from benchmarks.recipes.tables import Table
@@ -101,7 +101,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(
 def test_smoke_leaves_the_committed_results_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path / "committed")
+    monkeypatch.setattr("benchmarks.command_line.RESULTS", tmp_path / "committed")
     done = call("run", "--smoke", "--recipes", "untrained")
     assert done.exit_code == 0, done.output
     assert "1 runs to do" in done.output

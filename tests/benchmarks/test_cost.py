@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks import cost
 from benchmarks import cost_losses as losses
-from benchmarks.__main__ import app
+from benchmarks.command_line import app
 from benchmarks.cost_losses import Setting
 from benchmarks.records import read_costs
 

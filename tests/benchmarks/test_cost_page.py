@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from benchmarks import __main__ as command
+from benchmarks import command_line as command
 from benchmarks.cost_losses import PAIRS
 from benchmarks.records import RESULTS, append_line, path_of_costs
 from benchmarks.reporting import cost_page, cost_plots, costs, report, smooth_ap

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from benchmarks import data_commands, encoders
-from benchmarks.__main__ import app
+from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data, clinc150, texts
 from benchmarks.datasets.texts import ENCODER
 from benchmarks.features import Encoder

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmarks.__main__ import app
+from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data
 from benchmarks.recipes import BUDGETS, RECIPES, marks
 from benchmarks.recipes.marks import CODE, OURS, PAPER, marked
@@ -170,7 +170,7 @@ def test_a_full_disk_in_a_search_says_what_to_do(
 def test_a_search_of_several_processes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.__main__.rank_and_number", lambda: (0, 2))
+    monkeypatch.setattr("benchmarks.command_line.rank_and_number", lambda: (0, 2))
     refused = call(*CHECK, *PAIR, "--results", tmp_path)
     assert refused.exit_code == 2
     assert "--protocol: expected one process for reality-check" in refused.output

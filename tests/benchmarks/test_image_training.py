@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from benchmarks.backbones import TORCHVISION, Backbone, ImageTrunk
+from benchmarks.command_line import app
 from benchmarks.crops import POTENTIAL_FIELD
 from benchmarks.datasets import DATASETS, Data, Dataset, ImageFiles
 from benchmarks.recipes import BUDGETS, RECIPES, Budget, ReloadAndDrop

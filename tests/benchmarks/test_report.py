@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from benchmarks.__main__ import app
+from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS
 from benchmarks.recipes import RECIPES
 from benchmarks.recipes.tables import Claim

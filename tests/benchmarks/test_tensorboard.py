@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
+from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data
 from benchmarks.recipes import RECIPES
 from benchmarks.run import run
