@@ -98,15 +98,25 @@ class Checkpoint:
 
     def write(self, state: Record) -> None:
         """In place of the one before, which stays until this one is on the disk. Of several
-        processes, whose states are the same, the first one writes."""
+        processes, whose states are the same, the first one writes.
+
+        Raises:
+            OSError: the disk is full, or not to be written to.
+        """
         if self._path is None or rank_and_number()[0] > 0:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".part")
-        with beside.open("wb") as file:
-            torch.save({"origin": self._origin, "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with beside.open("wb") as file:
+                torch.save({"origin": self._origin, "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            beside.unlink(missing_ok=True)  # results may still find room
+            if isinstance(error.__context__, OSError):  # torch stumbles over what was not written
+                raise error.__context__ from None
+            raise
         beside.replace(self._path)
 
 

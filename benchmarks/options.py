@@ -28,5 +28,6 @@ def known(
 
 def fail(error: ValueError) -> NoReturn:
     """Say what is wrong, and end with exit 2."""
-    typer.echo(f"Error: {error}", err=True)
+    said = str(error).rstrip().rpartition("\nValueError: ")[2]  # a worker's comes with a traceback
+    typer.echo(f"Error: {said}", err=True)
     raise typer.Exit(2)

@@ -145,6 +145,25 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(
     assert nothing.read() is None
 
 
+@pytest.mark.parametrize("room", [0, 1000, 100_000, 790_000])
+def test_a_disk_without_room_is_said_to_be_full_and_has_its_room_back(
+    room: int, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "run.pt"
+    checkpoint = Checkpoint(path, {"commit": "x"})
+    checkpoint.write({"epoch": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            checkpoint.write({"epoch": 2, "weights": torch.zeros(200_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path]
+    assert checkpoint.read() == {"epoch": 1}
+
+
 def test_all_generators_go_back_to_where_they_were() -> None:
     pml_globals.NUMPY_RANDOM = np.random.default_rng(0)
 

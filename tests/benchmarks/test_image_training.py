@@ -237,7 +237,9 @@ def test_a_broken_picture_ends_the_run_and_keeps_what_is_finished(
     (root / MINIATURES["cub"].broken).write_bytes(b"")
     code, said = on_the_command_line(*command, "--seeds", 0, 1, root=root)
     assert code == 2
-    assert "102_0003.jpg: expected a picture that can be read" in said
+    broken = root / MINIATURES["cub"].broken
+    assert f"Error: {broken}: expected a picture that can be read" in said
+    assert "Traceback" not in said
     assert "Take the file from the official archive again" in said
     assert [record["seed"] for record in read(tmp_path / "results", "cub")] == [0]
 
