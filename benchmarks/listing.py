@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from benchmarks.datasets import DATASETS, Dataset
 from benchmarks.options import Results, Root, fail
-from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Recipe
+from benchmarks.recipes import BUDGETS, RECIPES, TABLES
 from benchmarks.records import RESULTS, read
 
 EXTRAS = (
@@ -34,7 +34,7 @@ def list_command(results: Results = RESULTS, data_root: Root = None) -> None:
     recipes = {
         name: {
             "method": recipe.title,
-            "needs": _needs(recipe),
+            "needs": "images, whose maps it pools" if recipe.pooling else "images or features",
             "a row of": ", ".join(n for n, table in TABLES.items() if name in table.recipes),
             "seconds a run": ", ".join(
                 f"{dataset} {_seconds(of_one)}"
@@ -58,9 +58,3 @@ def _needs_of_data(dataset: Dataset) -> str:
     if BUDGETS[dataset.name].backbone is None:
         return dataset.needs
     return f"{dataset.needs}; --weights of a pretrained backbone, or a random start"
-
-
-def _needs(recipe: Recipe) -> str:
-    kind = "images, whose maps it pools" if recipe.pooling else "images or features"
-    selects = recipe.schedule is not None and recipe.schedule.select_on == "validation"
-    return f"{kind}, validation classes" if selects else kind

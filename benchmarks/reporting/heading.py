@@ -22,7 +22,7 @@ def heading(selection: Selection) -> str:
         for name, words in (
             ("accumulate", f"{budget.get('accumulate')} batches a step"),
             ("amp", f"trunks trained in {budget.get('amp')}"),
-            ("sub_batch", f"in parts of {budget.get('sub_batch')}"),
+            ("sub_batch", f"{budget.get('sub_batch')} rows of a batch at a time"),
         )
         if name in budget
     )

@@ -19,6 +19,8 @@ from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.processes import Parts
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import RECIPES, Budget, Recipe
+from benchmarks.reporting.heading import heading
+from benchmarks.reporting.selection import Method, Selection
 from benchmarks.run import run
 from benchmarks.trainer import Trainer, check_parts, scaler_for
 from benchmarks.trunk import Trunk
@@ -268,6 +270,19 @@ def test_each_is_a_setting_where_it_is_on_and_only_there() -> None:
     settings = budget_of(**on).settings()
     assert {name: settings[name] for name in on} == on
     assert not on.keys() & budget_of().settings().keys()
+
+
+def test_the_words_above_a_table_say_how_steps_were_made() -> None:
+    def words(budget: Budget) -> str:
+        method = Method("contrastive", "Contrastive", {0: {"device": "cpu"}})
+        return heading(Selection("few", budget.settings(), (method,), ()))
+
+    on = budget_of(amp="bfloat16", accumulate=2, sub_batch=4)
+    assert (
+        "2 iterations, 2 batches a step, trunks trained in bfloat16, 4 rows of a batch at a time, "
+        "1 seed" in words(on)
+    )
+    assert "2 iterations, 1 seed" in words(budget_of())
 
 
 @pytest.mark.parametrize(
