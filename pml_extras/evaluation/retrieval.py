@@ -1,7 +1,7 @@
 """Retrieval metrics of large sets: pml's, and Recall@K, with memory that does not grow with
 classes x rows or with rows x neighbours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ _NEIGHBOURS_AT_A_TIME = 2**22
 """Queries x neighbours that are held at a time: 48 MiB, and as much again for one metric."""
 
 _ROWS_AT_A_TIME = 2**14
-"""Rows that are compared or searched for NaN at a time."""
+"""Rows that are compared, or searched for what is no number, at a time."""
 
 
 class _Found(NamedTuple):
@@ -137,10 +137,12 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
       need: ``k`` bounds what ``mean_average_precision``, ``mean_reciprocal_rank`` and the R of the
       others see, as in pml, but not the K of a recall. Whoever adds metrics in a subclass, as pml
       documents it (``calculate_NAME``, ``requires_knn``), gets all of pml's arguments, whole.
-    - Labels keep their type; pml rounds them to float32, where 2^24 and 2^24 + 1 are one class.
+    - Labels are int64, or float64 where they come as floats; pml rounds them to float32, where 2^24
+      and 2^24 + 1 are one class.
     - ``mean_reciprocal_rank`` is float64, and can be asked for alone (a KeyError in pml).
-    - More neighbours than references are never asked for; NaN embeddings are refused: faiss answers
-      both with references that mean nothing.
+    - More neighbours than references are never asked for; embeddings that are not finite, or whose
+      squared distances are not, are refused: pml takes what faiss does not find for the last
+      reference.
 
     Args:
         include, exclude, avg_of_avgs, return_per_class, k, label_comparison_fn, device, knn_func,
@@ -172,6 +174,8 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
         *,
         recall_at: Sequence[int] = (1, 2, 4, 8),
     ) -> None:
+        if not isinstance(recall_at, Iterable):
+            raise refuse("recall_at", "integers >= 1, as in (1, 10)", repr(recall_at))
         self.recall_at = tuple(recall_at)
         for at in self.recall_at:
             check_count(1, recall_at=at)
@@ -212,8 +216,9 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
             where no query has a reference of its class.
 
         Raises:
-            ValueError: shapes that do not fit, NaN, or references that do not begin with the
-                queries although ``ref_includes_query`` says so.
+            ValueError: shapes that do not fit, embeddings that are no finite numbers, references
+                that do not begin with the queries although ``ref_includes_query`` says so, or
+                fewer neighbours found than there are.
         """
         if (reference is None) != (reference_labels is None):
             raise refuse("reference", "embeddings together with their labels", "one of the two")
@@ -248,23 +253,25 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
         return {name: values[name] for name in names}
 
     def _rows(self, name: str, rows: Any, labels: Any) -> tuple[Tensor, Tensor]:
-        """Embeddings in float32, as faiss wants them, and labels as they are."""
+        """Embeddings in float32, as faiss wants them, and labels that are exact."""
         rows, labels = (torch.as_tensor(x) for x in (rows, labels))
         if rows.ndim != 2 or len(rows) == 0:
             raise refuse(name, "embeddings of shape (rows, size)", tuple(rows.shape))
-        if labels.shape == (len(rows), 1):
-            labels = labels[:, 0]
         plain = self.label_comparison_fn is EQUALITY
+        if plain and labels.shape == (len(rows), 1):
+            labels = labels[:, 0]
         if len(labels) != len(rows) or (plain and labels.ndim != 1):
             raise refuse(f"{name}_labels", f"one label for each of {len(rows)} rows",
                          f"shape {tuple(labels.shape)}",
                          "Labels of several columns need a label_comparison_fn.")  # fmt: skip
-        rows, labels = rows.detach().to(self.device, torch.float32), labels.to(self.device)
-        bad = sum(int(part.isnan().any(dim=1).sum()) for part in rows.split(_ROWS_AT_A_TIME))
-        if bad > 0:
-            raise refuse(name, "numbers", f"NaN in {bad} of {len(rows)} rows",
-                         "Has the training diverged?")  # fmt: skip
-        return rows, labels
+        rows = rows.detach().to(self.device, torch.float32)
+        parts = rows.split(_ROWS_AT_A_TIME)
+        good = sum(int(part.isfinite().all(dim=1).sum()) for part in parts)
+        if good < len(rows):
+            raise refuse(name, "finite numbers", f"others in {len(rows) - good} of {len(rows)} "
+                         "rows", "Has the training diverged?")  # fmt: skip
+        exact = torch.float64 if labels.is_floating_point() else torch.int64
+        return rows, labels.to(self.device, exact).contiguous()
 
     def _of_neighbours(
         self,
@@ -292,7 +299,7 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
             query, reference, depth, ref_includes_query
         ):
             same = (
-                self.label_comparison_fn(query_labels[here, None], reference_labels[indices])
+                self.label_comparison_fn(query_labels[here, None], reference_labels[indices]).bool()
                 if classes.of_reference is None
                 else classes.of_query[here, None] == classes.of_reference[indices]
             )
@@ -336,6 +343,9 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
         for start in range(0, len(query), step):
             here = slice(start, min(start + step, len(query)))
             distances, indices = self.knn_func(query[here], k, reference, False)
+            if bool((indices < 0).any()):
+                raise refuse("knn_func", f"{k} neighbours of each query", "fewer", "Are distances "
+                             "too large for float32? Normalize the embeddings.")  # fmt: skip
             if itself:  # which is not among them where many others are as near
                 own = indices == torch.arange(start, here.stop, device=indices.device)[:, None]
                 own[~own.any(dim=1), -1] = True
@@ -365,9 +375,12 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
 
     def _recall(self, at: int, *, knn_labels: Tensor, query_labels: Tensor, **others: Any) -> Any:
         """Recall@K from pml's arguments, for whoever calls a metric by its name."""
-        classes = self._classes(
-            query_labels, others["reference_labels"], others["ref_includes_query"]
-        )
+        reference_labels, itself = others["reference_labels"], others["ref_includes_query"]
+        needed = min(at, len(reference_labels) - itself)
+        if knn_labels.shape[1] < needed:
+            raise refuse("knn_labels", f"{needed} neighbours of each query", knn_labels.shape[1],
+                         "Give the calculator a larger k.")  # fmt: skip
+        classes = self._classes(query_labels, reference_labels, itself)
         same = self.label_comparison_fn(query_labels[:, None], knn_labels[:, :at])
         return self._mean(same.any(dim=1).double(), classes)
 

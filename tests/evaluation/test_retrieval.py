@@ -3,11 +3,12 @@
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester
+from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester, WithSameParentLabelTester
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch.utils.data import TensorDataset
 
@@ -169,17 +170,49 @@ def test_a_function_that_compares_labels_is_asked_as_in_pml():
     assert found["recall_at_5"] > strict["recall_at_5"]
 
 
-def test_labels_of_several_columns_go_to_that_function_whole():
+@pytest.mark.parametrize("columns", [1, 2])
+def test_labels_of_columns_go_to_that_function_whole(columns):
     rows, labels = rows_and_labels(40, 4, 0)
-    pairs = torch.stack([labels, labels % 2], dim=1)
+    stacked = torch.stack([labels, labels % 2], dim=1)[:, :columns]
 
     def first(a, b):
         return (a == b)[..., 0]
 
     found = ours(label_comparison_fn=first, include=("recall_at_2", "r_precision"))
-    assert found.get_accuracy(rows, pairs) == ours(
+    assert found.get_accuracy(rows, stacked) == ours(
         include=("recall_at_2", "r_precision")
     ).get_accuracy(rows, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_that_function_may_answer_in_numbers(dtype):
+    rows, labels = rows_and_labels(60, 9, 0)
+
+    def equal(a, b):
+        return (a == b).to(dtype)
+
+    assert ours(label_comparison_fn=equal).get_accuracy(rows, labels) == ours().get_accuracy(
+        rows, labels
+    )
+
+
+LABEL_TYPES = [np.bool_, np.uint8, np.int8, np.uint16, np.uint32, np.uint64, np.float16, np.float64]
+
+
+@pytest.mark.parametrize("dtype", LABEL_TYPES)
+def test_labels_of_every_type_are_those_of_pml(dtype):
+    rows, labels = rows_and_labels(60, 9, 0)
+    typed = (labels % 2 if dtype is np.bool_ else labels).numpy().astype(dtype)
+
+    def near(a, b):  # wraps around where there is nothing below 0
+        return (a - b).abs() <= 1
+
+    for function in (None, near):
+        found = ours(label_comparison_fn=function).get_accuracy(rows, typed)
+        assert_same(found, theirs(label_comparison_fn=function).get_accuracy(rows, typed))
+    assert ours().get_accuracy(rows[:20], typed[:20], rows, labels) == ours().get_accuracy(
+        rows[:20], labels[:20] % 2 if dtype is np.bool_ else labels[:20], rows, labels
+    )
 
 
 @pytest.mark.parametrize("name", [*OF_PML, *RECALLS])
@@ -273,6 +306,12 @@ def test_a_recall_called_by_its_name_takes_what_pml_hands_to_metrics():
     calculator.get_accuracy(rows, labels)
     expected = ours(include=("recall_at_5",)).get_accuracy(rows, labels)
     assert calculator.calculate_recall_at_5(**kept) == expected["recall_at_5"]
+    kept["knn_labels"] = kept["knn_labels"][:, :4]
+    with pytest.raises(ValueError, match="knn_labels: expected 5 neighbours of each query; got 4"):
+        calculator.calculate_recall_at_5(**kept)
+    few = Keeping(include=("precision_at_1",), recall_at=(5,), device=CPU)
+    few.get_accuracy(rows[:3], torch.tensor([0, 0, 1]))  # there are two others
+    assert few.calculate_recall_at_5(**kept) == 1.0
 
 
 def test_no_tensor_of_classes_by_rows_or_of_rows_by_neighbours_is_made(monkeypatch):
@@ -310,6 +349,37 @@ def test_a_tester_of_pml_reports_recalls():
     assert {name: found[f"{name}_level0"] for name in names} == expected
 
 
+@pytest.mark.parametrize("kind", [GlobalEmbeddingSpaceTester, WithSameParentLabelTester])
+@pytest.mark.parametrize("references", [["val"], ["train"], ["train", "val"]])
+def test_a_tester_of_pml_asks_level_after_level_without_a_warning(kind, references):
+    rows, labels = rows_and_labels(60, 8, 1)
+    levels = torch.stack([labels, labels // 3], dim=1)
+    parts = {
+        "val": TensorDataset(rows[:30], levels[:30]),
+        "train": TensorDataset(rows[30:], levels[30:]),
+    }
+
+    def found(calculator):
+        tester = kind(
+            accuracy_calculator=calculator,
+            label_hierarchy_level="all",
+            data_device=CPU,
+            dataloader_num_workers=0,
+        )
+        to_eval = [("val", list(references))]
+        return tester.test(parts, 0, torch.nn.Identity(), splits_to_eval=to_eval)["val"]
+
+    torch.set_warn_always(True)
+    try:
+        metrics = found(ours(include=OF_PML))
+    finally:
+        torch.set_warn_always(False)
+    expected = found(theirs())
+    assert set(metrics) == set(expected)
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, abs=1e-6), name
+
+
 def test_it_travels_in_a_pickle():
     rows, labels = rows_and_labels(30, 4, 0)
     copy = pickle.loads(pickle.dumps(ours(include=("recall_at_5", "r_precision"))))
@@ -319,8 +389,8 @@ def test_it_travels_in_a_pickle():
 
 
 ROWS, LABELS = rows_and_labels(8, 2, 0)
-NAN = ROWS.clone()
-NAN[3, 1] = math.nan
+NAN, INFINITE = ROWS.clone(), ROWS.clone()
+NAN[3, 1], INFINITE[5, 0] = math.nan, -math.inf
 
 
 @pytest.mark.parametrize(
@@ -330,8 +400,11 @@ NAN[3, 1] = math.nan
         ((ROWS[:0], LABELS[:0]), "query: expected embeddings of shape"),
         ((ROWS, LABELS[:5]), "query_labels: expected one label for each of 8 rows"),
         ((ROWS, torch.stack([LABELS, LABELS], 1)), "need a label_comparison_fn"),
-        ((NAN, LABELS), "query: expected numbers; got NaN in 1 of 8 rows"),
-        ((ROWS, LABELS, NAN, LABELS), "reference: expected numbers; got NaN in 1 of 8 rows"),
+        ((NAN, LABELS), "query: expected finite numbers; got others in 1 of 8 rows"),
+        ((ROWS, LABELS, NAN, LABELS), "reference: expected finite numbers; got others in 1 of 8"),
+        ((INFINITE, LABELS), "query: expected finite numbers; got others in 1 of 8 rows"),
+        ((ROWS.double() * 1e200, LABELS), "query: expected finite numbers; got others in 8 of 8"),
+        ((ROWS * 1e25, LABELS), "knn_func: expected 8 neighbours of each query; got fewer"),
         ((ROWS, LABELS, ROWS[:, :3], LABELS), "reference: expected embeddings of size 6"),
         ((ROWS, LABELS, ROWS), "reference: expected embeddings together with their labels"),
         ((ROWS, LABELS, ROWS + 1, LABELS, True), "reference: expected the queries"),
@@ -342,6 +415,11 @@ NAN[3, 1] = math.nan
 def test_what_does_not_fit_is_refused_by_name(given_, text):
     with pytest.raises(ValueError, match=text):
         ours().get_accuracy(*given_)
+
+
+def test_a_single_number_is_no_list_of_recalls():
+    with pytest.raises(ValueError, match=r"recall_at: expected .* as in \(1, 10\); got 10"):
+        RetrievalAccuracyCalculator(recall_at=10)
 
 
 @pytest.mark.parametrize("at", [0, -1, 1.5, True])
