@@ -15,81 +15,13 @@ from pytorch_metric_learning.utils.common_functions import LOGGER
 from torch import Tensor
 
 from pml_extras._checks import check_count, refuse
+from pml_extras.evaluation._metrics import METRICS, Found, Metric, recall
 
 _NEIGHBOURS_AT_A_TIME = 2**22
 """Queries x neighbours that are held at a time: 48 MiB, and as much again for one metric."""
 
 _ROWS_AT_A_TIME = 2**14
 """Rows that are compared, or searched for what is no number, at a time."""
-
-
-class _Found(NamedTuple):
-    """What the search tells of some queries.
-
-    Args:
-        same: (Q, K) bool, whether the k-th nearest reference is of the query's class.
-        relevant: (Q, 1) int64, R: references of the query's class, without the query itself.
-        k: neighbours that the calculator's ``k`` lets pml's metrics see.
-    """
-
-    same: Tensor
-    relevant: Tensor
-    k: int
-
-
-class _Metric(NamedTuple):
-    """A formula of the docstring below: found -> (Q,) float64, anything where R = 0; and how many
-    neighbours it needs, by ``k`` and the largest R."""
-
-    of: Callable[[_Found], Tensor]
-    depth: Callable[[int, int], int]
-
-
-def _is_found(at: int, found: _Found) -> Tensor:
-    return found.same[:, :at].any(dim=1).double()
-
-
-def _r_precision(found: _Found) -> Tensor:
-    same, nearest = _nearest_r(found)
-    return same.sum(dim=1) / nearest.sum(dim=1).double()
-
-
-def _average_precision_at_r(found: _Found) -> Tensor:
-    return _sum_of_precisions(_nearest_r(found)[0]) / found.relevant[:, 0]
-
-
-def _average_precision(found: _Found) -> Tensor:
-    return _sum_of_precisions(found.same[:, : found.k]) / found.relevant[:, 0]
-
-
-def _reciprocal_rank(found: _Found) -> Tensor:
-    same = found.same[:, : found.k]
-    before = (same.cumsum(dim=1) == 0).sum(dim=1)
-    return same.any(dim=1) / (1.0 + before.double())
-
-
-def _nearest_r(found: _Found) -> tuple[Tensor, Tensor]:
-    """(Q, k) relevant and among the R nearest; among the R nearest."""
-    same = found.same[:, : found.k]
-    nearest = _ranks(same) <= found.relevant
-    return same & nearest, nearest
-
-
-def _sum_of_precisions(same: Tensor) -> Tensor:
-    return (same.cumsum(dim=1) * same / _ranks(same)).sum(dim=1)
-
-
-def _ranks(same: Tensor) -> Tensor:
-    return torch.arange(1, same.shape[1] + 1, dtype=torch.float64, device=same.device)
-
-
-_METRICS = {
-    "precision_at_1": _Metric(partial(_is_found, 1), lambda k, r: 1),
-    "r_precision": _Metric(_r_precision, lambda k, r: min(k, r)),
-    "mean_average_precision_at_r": _Metric(_average_precision_at_r, lambda k, r: min(k, r)),
-    "mean_average_precision": _Metric(_average_precision, lambda k, r: k),
-    "mean_reciprocal_rank": _Metric(_reciprocal_rank, lambda k, r: k),
-}
 
 
 class _Classes(NamedTuple):
@@ -303,7 +235,7 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
                 if classes.of_reference is None
                 else classes.of_query[here, None] == classes.of_reference[indices]
             )
-            found = _Found(same, classes.relevant[classes.of_query[here], None], k)
+            found = Found(same, classes.relevant[classes.of_query[here], None], k)
             for name, metric in ours.items():
                 per_query[name].append(metric.of(found))
             if others:
@@ -352,15 +284,12 @@ class RetrievalAccuracyCalculator(AccuracyCalculator):
                 distances, indices = (x[~own].view(len(x), k - 1) for x in (distances, indices))
             yield here, distances, indices
 
-    def _metric(self, name: str) -> _Metric | None:
+    def _metric(self, name: str) -> Metric | None:
         """Of this name, unless a subclass has its own."""
         theirs = getattr(AccuracyCalculator, f"calculate_{name}", None)
         if getattr(type(self), f"calculate_{name}", None) is not theirs:
             return None
-        if name in _METRICS:
-            return _METRICS[name]
-        at = int(name.removeprefix("recall_at_"))
-        return _Metric(partial(_is_found, at), lambda k, r: at)
+        return METRICS.get(name) or recall(int(name.removeprefix("recall_at_")))
 
     def _mean(self, values: Tensor, classes: _Classes) -> Any:
         """Of (Q,) values: over queries with a reference of their class, or class by class."""
