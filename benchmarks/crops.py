@@ -41,8 +41,8 @@ class Crops:
     Args:
         name: of the paper or protocol.
         size: of the square that the network sees, in pixels.
-        area: of a random crop, as parts of the picture, log-uniform sides; None: a square of
-            ``size`` anywhere.
+        area: of a random crop, as part of the picture, uniform; None: a square of ``size``
+            anywhere.
         aspect: width by height of a random crop, log-uniform.
         before: shorter side in pixels before a random crop; None: as the picture is.
         warped: whether pictures become squares of 256 first, whatever their aspect, training and
@@ -103,7 +103,13 @@ def _composed(steps: list[Any]) -> Transform:
 SHORTER = 256
 POTENTIAL_FIELD = Crops("potential field", 224)
 """224 and the test crop are the paper's; the training crop is ours: it does not say."""
-SUM_POOLING = Crops("generalized sum pooling", 227, area=(0.16, 1.0))
+SUM_POOLING = Crops(
+    "generalized sum pooling",
+    227,
+    area=(0.16, 1.0),
+    colours=Colours((255 * 0.406, 255 * 0.456, 255 * 0.485), (1.0, 1.0, 1.0), 255, "BGR"),
+)
+"""As released: means of ImageNet, no division."""
 INTRA_BATCH = Crops(
     "intra-batch connections", 227, colours=Colours(std=(0.299, 0.224, 0.225)), erasing=True
 )

@@ -53,8 +53,8 @@ def build(
         on_rows: called with the number of rows done, at the start and after each chunk.
 
     Raises:
-        ValueError: the files are there and of other rows or another encoder, the folder cannot be
-            written to, or a feature is not finite as float16.
+        ValueError: the files are there and damaged, or of other rows or another encoder, the folder
+            cannot be written to, or a feature is not finite as float16.
     """
     wanted = {
         "encoder": encoder.about,
@@ -64,6 +64,8 @@ def build(
     try:
         done = _done(path, wanted)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not done:  # it would vouch for rows that are not there yet
+            _sidecar(path).unlink(missing_ok=True)
         file = open_memmap(
             path,
             mode="r+" if done else "w+",
@@ -174,7 +176,21 @@ def _done(path: Path, wanted: dict[str, Any]) -> int:
             f"{path}: expected features of the same inputs by the same encoder, to go on with; got "
             f"{sidecar.name} of others. Delete both files to build them anew."
         )
+    if not _is_whole(path, wanted["shape"]):
+        raise ValueError(
+            f"{path}: expected all of {wanted['shape']} float16 numbers; got a damaged file. "
+            "Delete both files to build them anew."
+        )
     return done
+
+
+def _is_whole(path: Path, shape: list[int]) -> bool:
+    """Whether the array has its size; to write to a file that was cut would fill it with zeros."""
+    try:
+        rows = open_memmap(path, mode="r")
+    except ValueError:
+        return False
+    return rows.dtype == np.float16 and list(rows.shape) == shape
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

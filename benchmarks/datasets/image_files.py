@@ -1,7 +1,9 @@
 """Data sets that do not fit in memory: paths and labels, and a picture where it is asked for."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +28,7 @@ def open_rgb(path: Path | str) -> Image.Image:
         with Image.open(path) as picture:
             rgb: Image.Image = picture.convert("RGB")
             return rgb
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises of broken files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of PIL
         way_out = "Take the file from the official archive again."
         raise refuse(str(path), "a picture that can be read", error, way_out) from error
 
@@ -89,7 +91,7 @@ class Files:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Training and test half with disjoint classes; refuses anything else.
+    """Training and test half with disjoint classes and no file in common; refuses anything else.
 
     Args:
         name: as in the results.
@@ -122,6 +124,12 @@ class ImageFiles:
                 )  # fmt: skip
         for part, files in parts.items():
             check_labels(f"{self.name} {part}", files)
+        listed = Counter(chain.from_iterable(files.paths for files in parts.values()))
+        if twice := [path for path, times in listed.items() if times > 1]:
+            raise refuse(
+                self.name, "each picture once, in one part",
+                f"{len(twice)} more often, e.g. {twice[0]}", "Use the official files.",
+            )  # fmt: skip
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

@@ -126,6 +126,8 @@ def test_colours_are_normalised_as_the_weights_expect() -> None:
     torch.testing.assert_close(IMAGENET.of(pixels), expected.expand(3, 2, 2))
     assert CAFFE.of(pixels)[:, 0, 0].tolist() == [51 - 104, 0 - 117, 255 - 128]
     assert Colours(std=(1.0, 1.0, 1.0)).of(pixels)[0, 0, 0] == pytest.approx(1 - 0.485)
+    shifted = SUM_POOLING.colours.of(pixels)[:, 0, 0] / 255  # its code leaves the division out
+    torch.testing.assert_close(shifted, torch.tensor([0.2 - 0.406, 0.0 - 0.456, 1.0 - 0.485]))
 
 
 def test_settings_tell_all_crops_apart() -> None:

@@ -102,6 +102,36 @@ def test_the_checksum_is_of_content_order_and_shape() -> None:
     assert features.checksum(images) == features.checksum(images.clone())
 
 
+def test_a_build_anew_that_is_killed_at_once_leaves_nothing_that_counts(path: Path) -> None:
+    def killed(rows: Any) -> Any:
+        raise KeyboardInterrupt
+
+    features.build(path, TEXTS, lengths([]))
+    path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        features.build(path, TEXTS, replace(lengths([]), encode=killed))
+    with pytest.raises(ValueError, match=r"expected features and encoder\.json beside them"):
+        features.read(path, TEXTS)
+    features.build(path, TEXTS, lengths([]))
+    np.testing.assert_array_equal(features.read(path, TEXTS)[:, 0], np.arange(10))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other shape", "other type", "no array"])
+def test_a_build_never_goes_on_with_damaged_features(damage: str, path: Path) -> None:
+    features.build(path, TEXTS, lengths([]))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "no array":
+        path.write_bytes(b"no array")
+    else:
+        kind = np.float64 if damage == "other type" else np.float16
+        np.save(path, np.zeros((10 if damage == "other type" else 9, 3), kind))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"encoder\.npy: expected .* Delete both files"):
+        features.build(path, TEXTS, lengths([]))
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", ["no json", "cut", "half a json", "other shape"])
 def test_damaged_features_are_refused(damage: str, path: Path) -> None:
     features.build(path, TEXTS, lengths([]))
