@@ -10,6 +10,7 @@ on with the trial that it was at, and ends as one that was not: what a trial tri
 trials before it and on its number alone.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from benchmarks.alone import alone
 from benchmarks.best import criterion_of
 from benchmarks.datasets.folds import folds
 from benchmarks.datasets.split import Data
@@ -33,6 +35,7 @@ from benchmarks.recipes import Budget, Recipe, digest
 from benchmarks.recipes.space import Range, Space
 from benchmarks.records import cut_half_line
 from benchmarks.run import run
+from pml_extras._checks import refuse
 
 SEARCHES = "searches"  # folder beside the results
 EPOCHS = "budget.epochs"
@@ -90,7 +93,8 @@ def search(
 
     Raises:
         ValueError: the data has validation classes already, or fewer classes than folds and
-            batches need; or every trial failed.
+            batches need; another process searches for the same, or the file of its trials is
+            damaged; or every trial failed.
     """
     if recipe.loss is None:
         return Found({}, None, 0, {})
@@ -98,14 +102,16 @@ def search(
     _check_batches(parts, budget)
     settings = recipe.settings(data.name, budget)
     declared = {name: _at(settings, name) for name in recipe.space}
-    study = _study(path_of(folder, data.name, recipe), recipe, settings, protocol)
-    for number in range(len(study.trials), protocol.trials):
-        on_trial(number)
-        params, distributions = _asked(study.trials, recipe.space, declared, SEED + number)
-        study.add_trial(
-            _tried(recipe, parts, budget, params, distributions, device=device, on_step=on_step)
-        )
-    return _best(study.trials[: protocol.trials])
+    path = path_of(folder, data.name, recipe)
+    with alone(path):
+        study = _study(path, recipe, settings, protocol)
+        for number in range(len(study.trials), protocol.trials):
+            on_trial(number)
+            params, distributions = _asked(study.trials, recipe.space, declared, SEED + number)
+            study.add_trial(
+                _tried(recipe, parts, budget, params, distributions, device=device, on_step=on_step)
+            )
+        return _best(study.trials[: protocol.trials])
 
 
 def with_settings(recipe: Recipe, budget: Budget, found: Values) -> tuple[Recipe, Budget]:
@@ -151,18 +157,24 @@ def _at(settings: dict[str, Any], name: str) -> Setting:
 def _study(
     path: Path, recipe: Recipe, settings: dict[str, Any], protocol: Protocol
 ) -> optuna.Study:
-    """The study of exactly these conditions; a file may hold others beside it."""
+    """The study of exactly these conditions; a file may hold others beside it. Nobody else is at
+    the file: what Optuna marks it with while it writes was left by a process that was killed, and
+    would be waited for."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     cut_half_line(path)
     space = {name: asdict(limits) for name, limits in recipe.space.items()}
     name = digest({"settings": settings, "space": space, "folds": protocol.folds})
-    return optuna.create_study(
-        study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(path))),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    try:
+        return optuna.create_study(
+            study_name=name,
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except json.JSONDecodeError as error:
+        way_out = "Delete the file: its trials are made again."
+        raise refuse(str(path), "one JSON record a line", repr(error), way_out) from error
 
 
 def _asked(

@@ -122,6 +122,45 @@ def test_a_half_written_trial_is_cut(tmp_path: Path) -> None:
     assert trials_in(tmp_path / "half") == trials_in(tmp_path)
 
 
+def test_what_a_search_left_that_was_killed_while_it_wrote_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(seconds: float) -> None:
+        raise AssertionError("waits for a process that is gone")
+
+    path = path_of(tmp_path, "few", RECIPES["multi_similarity"])
+    path.parent.mkdir()
+    path.with_name(f"{path.name}.lock").symlink_to(path)  # as Optuna marks that it writes
+    monkeypatch.setattr("time.sleep", waits)
+    assert found_in(tmp_path).trials == 3
+
+
+def test_two_processes_never_search_for_the_same(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def beside() -> None:
+        if not refused:
+            with pytest.raises(
+                ValueError, match=r"few-contrastive\.jsonl: expected no other process"
+            ):
+                found_in(tmp_path, "contrastive")
+            refused.append("contrastive")
+            found_in(tmp_path, "proxy_anchor")
+
+    found = found_in(tmp_path, "contrastive", on_step=beside)
+    assert found == found_in(tmp_path, "contrastive") == found_in(tmp_path / "alone", "contrastive")
+    assert trials_in(tmp_path, "contrastive") == trials_in(tmp_path / "alone", "contrastive")
+
+
+def test_a_file_of_trials_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    found_in(tmp_path)
+    path = path_of(tmp_path, "few", RECIPES["multi_similarity"])
+    first, second, *rest = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([first, second[:30], *rest]))
+    with pytest.raises(ValueError, match=r"multi_similarity\.jsonl: expected .*Delete the file"):
+        found_in(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_search_that_was_killed_goes_on(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], check=False)
