@@ -9,37 +9,28 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
-from benchmarks.cost import sweep
-from benchmarks.cost_losses import OF_EMBEDDINGS
-from benchmarks.cost_subjects import SUBJECTS
+from benchmarks.cost_command import cost_command
 from benchmarks.data_commands import data_app
 from benchmarks.datasets import DATASETS, Data
 from benchmarks.dry_run import text as dry_run_text
 from benchmarks.listing import list_command
-from benchmarks.options import Results, Root
+from benchmarks.options import Results, Root, device_of
 from benchmarks.options import fail as _fail
 from benchmarks.options import known as _known
 from benchmarks.processes import joined, rank_and_number
 from benchmarks.protocols import PROTOCOLS, QUICK, Protocol
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe
 from benchmarks.recipes.budget import AMP
-from benchmarks.records import (
-    CPU,
-    FLOAT32,
-    RESULTS,
-    append_line,
-    path_of_costs,
-)
+from benchmarks.records import RESULTS
 from benchmarks.reporting import report as reports
 from benchmarks.reporting import tables
 from benchmarks.reporting.selection import Selection
 from benchmarks.run_command import INTERRUPTED, run_all
+from benchmarks.spread_values import SpreadValues
 
-MANY = ("--seeds", "--recipes", "--dataset", "--readme", "--rows", "--losses")
 SMOKE = {"epochs": 2, "iterations": 3}
-DTYPES = (FLOAT32, "bfloat16")
 
 
 class Commands(TyperGroup):
@@ -62,31 +53,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
-app.command("list")(list_command)
-
-
-class SpreadValues(TyperCommand):
-    """``--seeds 0 1 2`` for ``--seeds 0 --seeds 1 --seeds 2``; no command has other arguments."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args))
-
-
-def spread(args: Sequence[str]) -> list[str]:
-    """Repeat an option that takes many values before each of them.
-
-    >>> spread(["--seeds", "0", "1", "--nmi"])
-    ['--seeds', '0', '--seeds', '1', '--nmi']
-    """
-    out: list[str] = []
-    many = ""
-    for argument in args:
-        if argument.startswith("-"):
-            many = argument if argument in MANY else ""
-        elif many and out[-1] != many:
-            out.append(many)
-        out.append(argument)
-    return out
 
 
 Names = Annotated[
@@ -168,7 +134,7 @@ def run_command(
     _known("--dataset", dataset, DATASETS)
     _known("--protocol", protocol, PROTOCOLS, where="`python -m benchmarks run --help`")
     chosen = _recipes(recipes or TABLES[dataset].recipes)
-    with joined(_device(device)) as place:
+    with joined(device_of(device)) as place:
         torch.set_num_threads(threads)
         overrides: dict[str, Any] = {
             "epochs": epochs,
@@ -301,41 +267,6 @@ def _overview(results: Path, *, check: bool) -> list[str]:
     return stale
 
 
-@app.command("cost", cls=SpreadValues)
-def cost_command(
-    rows: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch sizes, as in --rows 64 256.")
-    ] = None,
-    losses: Annotated[
-        list[str] | None,
-        typer.Option(help=f"One or more of {', '.join(SUBJECTS)}; all if left out."),
-    ] = None,
-    results: Results = RESULTS,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = CPU,
-    dtype: Annotated[
-        str, typer.Option(help=f"Of the embeddings of losses: {' or '.join(DTYPES)}.")
-    ] = FLOAT32,
-) -> None:
-    """Time and peak memory of one forward and backward pass: losses beside pml's nearest one, and
-    ways to compute attention."""
-    here = "`python -m benchmarks cost --help`"
-    _known("--dtype", dtype, DTYPES, where=here)
-    known = SUBJECTS if dtype == FLOAT32 else OF_EMBEDDINGS  # the others have no other type
-    for name in losses or ():
-        _known("--losses", name, known, where=here)
-    place = _device(device)
-    path = path_of_costs(results, place.type)
-    for record in sweep(losses or tuple(known), rows or (), place, dtype):
-        append_line(path, record)
-        peak = record["peak_mib"]
-        typer.echo(
-            f"{record['loss']:32} {record['side']:8} {record['rows']:6} rows  "
-            f"{record['milliseconds']:10.2f} ms  "
-            + ("peak unknown" if peak is None else f"{peak:10.2f} MiB")
-        )
-    typer.echo(f"kept in {path}; `python -m benchmarks report` makes the table")
-
-
 def _recipes(names: Sequence[str]) -> list[Recipe]:
     for name in names:
         _known("--recipes", name, RECIPES)
@@ -351,14 +282,5 @@ def _starting_from(weights: Path, budget: Budget, dataset: str) -> Budget:
     return replace(budget, backbone=replace(budget.backbone, weights=weights))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(
-            f"--device: expected a device of this machine; got {name!r} ({error}). Try cpu."
-        ) from error
-    return device
+app.command("cost", cls=SpreadValues)(cost_command)
+app.command("list")(list_command)

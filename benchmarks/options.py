@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import torch
 import typer
 
 Root = Annotated[
@@ -31,3 +32,17 @@ def fail(error: ValueError) -> NoReturn:
     said = str(error).rstrip().rpartition("\nValueError: ")[2]  # a worker's comes with a traceback
     typer.echo(f"Error: {said}", err=True)
     raise typer.Exit(2)
+
+
+def device_of(name: str) -> torch.device:
+    """By its name; auto is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(
+            f"--device: expected a device of this machine; got {name!r} ({error}). Try cpu."
+        ) from error
+    return device

@@ -9,12 +9,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks import campaign
-from benchmarks.command_line import app, spread
+from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data
 from benchmarks.recipes import RECIPES, TABLES
 from benchmarks.recipes.tables import Table
 from benchmarks.records import Record, append, read
 from benchmarks.run import run
+from benchmarks.spread_values import spread
 
 TINY = ["run", "--dataset", "digits", "--epochs", "1", "--iterations", "1", "--device", "cpu"]
 TWO = ["--recipes", "contrastive", "untrained"]

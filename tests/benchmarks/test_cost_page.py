@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from benchmarks import command_line as command
+from benchmarks import command_line
 from benchmarks.cost_losses import PAIRS
 from benchmarks.records import RESULTS, append_line, path_of_costs
 from benchmarks.reporting import cost_page, cost_plots, costs, report, smooth_ap
@@ -135,13 +135,13 @@ def test_a_page_that_is_missing_or_changed_by_hand_is_not_current(
     monkeypatch.setattr(report, "PAGES", ())
     monkeypatch.setattr(smooth_ap, "can_be_made", lambda: False)
     page = tmp_path / "cost.md"
-    assert command._overview(tmp_path, check=True) == [str(page)]
+    assert command_line._overview(tmp_path, check=True) == [str(page)]
     assert not page.exists()
-    assert command._overview(tmp_path, check=False) == []
+    assert command_line._overview(tmp_path, check=False) == []
     assert (tmp_path / "figures" / "cost.png").is_file()
-    assert command._overview(tmp_path, check=True) == []
+    assert command_line._overview(tmp_path, check=True) == []
     page.write_text(page.read_text().replace("16 MiB", "15 MiB"))
-    assert command._overview(tmp_path, check=True) == [str(page)]
+    assert command_line._overview(tmp_path, check=True) == [str(page)]
 
 
 def test_committed_pages_are_those_of_the_records() -> None:
