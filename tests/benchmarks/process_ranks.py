@@ -11,6 +11,7 @@ from torch import nn
 from benchmarks import run as running
 from benchmarks.processes import rank_and_number
 from benchmarks.recipes import RECIPES, Budget
+from benchmarks.trainer import Trainer
 from benchmarks.trunk import Trunk
 from tests.benchmarks.few_digits import few_digits
 
@@ -51,14 +52,32 @@ def losses_of(name: str, dtype: torch.dtype, budget: Budget = BUDGET) -> list[fl
     return [point["loss"] for point in result.curve[1:]]
 
 
+def first_step_of(name: str) -> tuple[float, torch.Tensor]:
+    """Its loss in float32, and the gradient of trunk and loss in one row."""
+    found: list[torch.Tensor] = []
+    step = Trainer.step_optimizers
+
+    def watched(trainer: Trainer) -> None:
+        modules = (*trainer.models.values(), *trainer.loss_funcs.values())
+        grads = (parameter.grad for module in modules for parameter in module.parameters())
+        found.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
+        step(trainer)
+
+    Trainer.step_optimizers = watched  # type: ignore[method-assign]
+    try:
+        (loss,) = losses_of(name, torch.float32, replace(BUDGET, epochs=1, iterations=1))
+    finally:
+        Trainer.step_optimizers = step  # type: ignore[method-assign]
+    return loss, found[0]
+
+
 def work(rank: int, number: int, store: str, names: tuple[str, ...], out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=number)
     assert rank_and_number() == (rank, number)
-    single = replace(BUDGET, epochs=1, iterations=1)
     found = {
-        name: (losses_of(name, torch.float64), losses_of(name, torch.float32, single))
-        for name in names
+        "epochs": {name: losses_of(name, torch.float64) for name in names},
+        "first_step": {name: first_step_of(name) for name in names},
+        "several": losses_of(names[0], torch.float64, SEVERAL),
     }
-    found["several"] = losses_of(names[0], torch.float64, SEVERAL)
     torch.save(found, f"{out}.{rank}")
     dist.destroy_process_group()

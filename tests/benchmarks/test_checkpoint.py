@@ -108,6 +108,23 @@ def test_steps_before_the_break_are_counted_again_and_its_time_is_added(
     assert again.seconds_total >= torch.load(file, weights_only=False)["state"]["seconds"]
 
 
+@pytest.mark.parametrize(("name", "kept"), [("contrastive", False), ("ibc_released", True)])
+def test_of_evaluations_only_what_a_run_may_end_with_is_kept(
+    name: str, kept: bool, few: Data, budget: Budget, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+
+    def step() -> None:
+        if (tmp_path / "run.pt").exists():  # that of the epoch before this one
+            best = torch.load(tmp_path / "run.pt", weights_only=False)["state"]["best"]
+            seen.append(best is not None)
+
+    run(RECIPES[name], few, 3, budget, device=CPU, on_step=step, unfinished=tmp_path / "run.pt")
+    assert seen == [kept] * budget.iterations
+    ended = torch.load(tmp_path / "run.pt", weights_only=False)["state"]["best"]
+    assert ended.evaluation.embeddings.shape == (len(few.test.labels), budget.embedding_size)
+
+
 def test_a_state_of_other_code_or_no_state_at_all_begins_anew_and_says_so(
     few: Data, budget: Budget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

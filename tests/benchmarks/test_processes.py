@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from torch import multiprocessing
 
 from benchmarks.processes import Parts
 from benchmarks.records import read
-from tests.benchmarks.process_ranks import BUDGET, SEVERAL, losses_of, work
+from tests.benchmarks.process_ranks import SEVERAL, first_step_of, losses_of, work
 
 NAMES = ("potential_field", "lifted_structure", "triplet_semihard", "ensemble_simplex")
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory):
-    """By rank: recipe -> losses of the epochs in float64, loss of the first step in float32."""
+    """By rank: losses of the epochs in float64, and the first step in float32, by recipe."""
     folder = tmp_path_factory.mktemp("processes")
     number = request.param
     multiprocessing.spawn(
@@ -31,11 +30,17 @@ def found(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_losses_of_all_epochs_are_those_of_one_process(name, found):
-    double, first_single = found[0][name]
+    double = found[0]["epochs"][name]
     assert double == pytest.approx(losses_of(name, torch.float64), rel=1e-10)
     assert double[-1] != pytest.approx(double[0], rel=1e-3)  # something was learnt
-    single = replace(BUDGET, epochs=1, iterations=1)
-    assert first_single == pytest.approx(losses_of(name, torch.float32, single), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_step_in_float32_has_the_loss_and_the_gradient_of_one_process(name, found):
+    (loss, grad), (expected_loss, expected) = found[0]["first_step"][name], first_step_of(name)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert (grad - expected).norm() <= 1e-5 * expected.norm()
+    assert expected.norm() > 0
 
 
 def test_several_batches_a_step_and_parts_of_a_batch_are_too(found):
@@ -43,8 +48,13 @@ def test_several_batches_a_step_and_parts_of_a_batch_are_too(found):
     assert found[0]["several"] == pytest.approx(several, rel=1e-10)
 
 
-def test_every_process_has_the_same_losses(found):
-    assert all(of_rank == found[0] for of_rank in found[1:])
+def test_every_process_has_the_same_losses_and_gradients(found):
+    for of_rank in found[1:]:
+        assert of_rank["epochs"] == found[0]["epochs"]
+        assert of_rank["several"] == found[0]["several"]
+        for name, (loss, grad) in of_rank["first_step"].items():
+            assert loss == found[0]["first_step"][name][0]
+            assert torch.equal(grad, found[0]["first_step"][name][1])
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
