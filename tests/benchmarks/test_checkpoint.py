@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning.utils import common_functions as pml_globals
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import campaign
 from benchmarks.checkpoint import UNFINISHED, Checkpoint, RandomStates, Rest
@@ -67,14 +68,24 @@ def interrupted(recipe: Recipe, data: Data, budget: Budget, file: Path, at_step:
     return run(recipe, data, 3, budget, device=CPU, unfinished=file)
 
 
+def tensors_in(file: Path) -> list[torch.Tensor]:
+    """Of trunk, loss and optimizers at the end of a run."""
+    trained = torch.load(file, weights_only=False)["state"]["trained"]
+    parts = (trained.trunk, trained.loss, *trained.optimizers.values())
+    return [x for part in parts for x in tree_leaves(part.state_dict()) if torch.is_tensor(x)]
+
+
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_a_run_that_was_broken_off_ends_like_an_unbroken_one(
     name: str, few: Data, tmp_path: Path
 ) -> None:
     budget = Budget(epochs=3, iterations=2, batch_size=20, images_per_class=4)
-    file = tmp_path / "run.pt"
+    file, other = tmp_path / "run.pt", tmp_path / "whole.pt"
     resumed = interrupted(RECIPES[name], few, budget, file, at_step=4)  # one epoch was whole
-    assert comparable(resumed) == comparable(run(RECIPES[name], few, 3, budget, device=CPU))
+    whole = run(RECIPES[name], few, 3, budget, device=CPU, unfinished=other)
+    assert comparable(resumed) == comparable(whole)
+    pairs = zip(tensors_in(file), tensors_in(other), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 @pytest.mark.parametrize("at_step", [1, 2, 5, 6])
