@@ -134,6 +134,12 @@ def test_averages_of_recall_are_by_query_by_class_or_a_list():
     assert by_class == pytest.approx(sum(classes) / 2)
 
 
+def test_a_reciprocal_rank_is_no_float32():
+    rows = torch.tensor([[0.0], [1.0], [1.5], [3.0]])
+    found = ours(return_per_class=True).get_accuracy(rows, torch.tensor([0, 1, 1, 0]))
+    assert found["mean_reciprocal_rank"] == [1 / 3, 1.0]
+
+
 def test_neighbouring_large_labels_are_two_classes():
     rows, _ = rows_and_labels(64, 3, 0)
     labels = torch.arange(64) % 2
@@ -144,9 +150,10 @@ def test_neighbouring_large_labels_are_two_classes():
     assert theirs().get_accuracy(rows, labels + 2**24)["precision_at_1"] == 1.0
 
 
-def test_no_query_with_a_class_in_the_gallery_gives_nan():
+def test_no_query_with_a_class_in_the_gallery_gives_nan(caplog):
     rows, labels = rows_and_labels(12, 4, 0)
     one = ours().get_accuracy(rows, labels, rows, labels + 10)
+    assert caplog.messages == ["None of the query labels are in the reference set."]  # as pml says
     assert set(one) == {*OF_PML, *RECALLS}
     assert all(map(math.isnan, one.values()))
     listed = ours(return_per_class=True).get_accuracy(rows, labels, rows, labels + 10)
