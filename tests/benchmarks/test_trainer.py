@@ -21,7 +21,7 @@ from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import RECIPES, Budget, Recipe
 from benchmarks.reporting.heading import heading
 from benchmarks.reporting.selection import Method, Selection
-from benchmarks.run import run
+from benchmarks.run import run, seeded_sampler
 from benchmarks.trainer import Trainer, check_parts, scaler_for
 from benchmarks.trunk import Trunk
 from tests.benchmarks.few_features import BUDGET, WIDTH, few_features
@@ -160,9 +160,7 @@ def test_parts_are_refused_where_batch_norm_would_see_them() -> None:
             check_parts(trunk, budget)
 
 
-def test_the_curve_has_the_mean_over_all_batches_and_steps_are_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_curve_has_the_mean_over_all_batches_and_steps_are_counted() -> None:
     still = replace(BUDGET, trunk_lr=1e-30, proxy_base_lr=1e-30, epochs=1)
     steps: list[int] = []
     recipe = RECIPES["potential_field_1"]  # records statistics
@@ -177,6 +175,11 @@ def test_the_curve_has_the_mean_over_all_batches_and_steps_are_counted(
     assert len(steps) == 2
     assert together.curve[1]["loss"] == pytest.approx(alone.curve[1]["loss"], rel=1e-6)
     assert together.curve[1]["statistics"] == pytest.approx(alone.curve[1]["statistics"], rel=1e-6)
+
+
+def test_one_pass_of_the_sampler_is_the_whole_training() -> None:
+    drawn = [*seeded_sampler(DATA, replace(BUDGET, accumulate=3), 0)]
+    assert len(drawn) == BUDGET.steps * 3 * BUDGET.batch_size
 
 
 def test_a_step_of_several_batches_is_timed_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
