@@ -145,6 +145,7 @@ def test_neighbouring_large_labels_are_two_classes():
     labels = torch.arange(64) % 2
     expected = ours().get_accuracy(rows, labels)
     assert ours().get_accuracy(rows, labels + 2**24) == expected
+    assert ours().get_accuracy(rows, (labels + 2**24).double()) == expected
     assert ours().get_accuracy(rows, labels + 2**62) == expected
     assert 0.2 < expected["precision_at_1"] < 0.8
     assert theirs().get_accuracy(rows, labels + 2**24)["precision_at_1"] == 1.0
@@ -173,6 +174,11 @@ def test_a_function_that_compares_labels_is_asked_as_in_pml():
     expected = theirs(label_comparison_fn=near).get_accuracy(rows, labels)
     assert_same(found, expected)
     assert found["recall_at_1"] == found["precision_at_1"]
+    halves = (rows[:30], labels[:30], rows[30:35], labels[30:35])  # one reference of most classes
+    assert_same(
+        ours(label_comparison_fn=near).get_accuracy(*halves),
+        theirs(label_comparison_fn=near).get_accuracy(*halves),
+    )
     strict = ours().get_accuracy(rows, labels)
     assert found["recall_at_5"] > strict["recall_at_5"]
 
@@ -250,6 +256,15 @@ def test_only_as_many_neighbours_are_searched_as_the_metrics_need():
     }.items():
         ours(include=(name,), knn_func=Spy()).get_accuracy(rows, labels)
         assert asked.pop() == (depth + 1, False), name  # and the query itself
+
+
+@given(st.integers(2, 60), st.sampled_from([None, "max_bin_count", 1, 3]), st.integers(0, 2**16))
+def test_of_points_that_coincide_those_are_taken_that_pml_takes(num, k, seed):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(2, (num, 2), generator=generator).float()
+    labels = torch.randint(6, (num,), generator=generator)
+    k = min(k, num - 1) if isinstance(k, int) else k
+    assert_same(ours(k=k).get_accuracy(rows, labels), theirs(k=k).get_accuracy(rows, labels))
 
 
 def test_coinciding_points_never_find_themselves():
