@@ -67,10 +67,10 @@ def make_cars196(root: Path) -> None:
 
 
 def make_sop(root: Path) -> None:
-    """Products 1-3 train, 11319-11321 test."""
+    """Products 9-11 train, 11319-11321 test."""
     folder = root / "Stanford_Online_Products"
     image = 0
-    for part, first in (("train", 1), ("test", 11319)):
+    for part, first in (("train", 9), ("test", 11319)):
         rows = ["image_id class_id super_class_id path"]
         for number in range(first, first + CLASSES):
             for k in range(IMAGES):
@@ -128,7 +128,7 @@ MINIATURES = {
     "sop": Miniature(
         make_sop,
         small(sop.OFFICIAL),
-        {"train": (1, 2, 3), "test": (11319, 11320, 11321)},
+        {"train": (9, 10, 11), "test": (11319, 11320, 11321)},
         "Stanford_Online_Products/bicycle_final/000000011320_2.JPG",
     ),
     "in_shop": Miniature(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.crops import POTENTIAL_FIELD
-from benchmarks.datasets import DATASETS, ImageFiles
+from benchmarks.datasets import DATASETS, ImageFiles, cars196, cub, in_shop, sop
 from benchmarks.datasets.cub import RgbCUB
 from benchmarks.datasets.image_files import (
     Files,
@@ -20,6 +20,7 @@ from benchmarks.datasets.image_files import (
     open_rgb,
 )
 from benchmarks.datasets.in_shop import InShop
+from benchmarks.datasets.official import Official
 from tests.benchmarks.miniatures import MINIATURES, colour, lines, photograph
 
 NAMES = list(MINIATURES)
@@ -66,6 +67,25 @@ def test_other_counts_than_the_published_ones_are_a_problem_each(name: str, root
     assert f"{wanted} images; got 3 and 12" in problems[0]
     with pytest.raises(ValueError, match=f"{name} train: expected .* Use the official files"):
         official.load(root)
+
+
+@pytest.mark.parametrize(
+    ("official", "classes", "pictures"),
+    [
+        (cub.OFFICIAL, 200, 11_788),
+        (cars196.OFFICIAL, 196, 16_185),
+        (sop.OFFICIAL, 22_634, 120_053),
+        (in_shop.OFFICIAL, 7_982, 52_712),
+    ],
+    ids=NAMES,
+)
+def test_parts_add_up_to_what_was_published(
+    official: Official, classes: int, pictures: int
+) -> None:
+    counts = official.counts
+    assert counts["train"][0] + counts["test"][0] == classes
+    assert counts.get("gallery", counts["test"])[0] == counts["test"][0]
+    assert sum(images for _, images in counts.values()) == pictures
 
 
 @every
@@ -132,7 +152,7 @@ LISTS = [
     (
         "sop",
         "Stanford_Online_Products/Ebay_train.txt",
-        "000000000001_0",
+        "000000000009_0",
         "000000011319_0",
         "each picture once, in one part; got 1 more often, e.g. ",
     ),
@@ -150,9 +170,9 @@ LISTS = [
     ("cars196", "cars196/anno_train.csv", ",147,1\n", ",147,0\n", "classes 1 to 196"),
     ("cars196", "cars196/anno_test.csv", ",147,196\n", ",147,197\n", "classes 1 to 196"),
     ("cars196", "cars196/names.csv", "Car 7 C/V 2012\n", "", "expected 196 lines; got 195"),
-    ("sop", "Stanford_Online_Products/Ebay_test.txt", " 11319 ", " 1 ", "disjoint train and test"),
-    ("sop", "Stanford_Online_Products/Ebay_train.txt", " 1 1 b", " one 1 b", "invalid literal"),
-    ("sop", "Stanford_Online_Products/Ebay_train.txt", " 1 1 b", " 11 b", "index out of range"),
+    ("sop", "Stanford_Online_Products/Ebay_test.txt", " 11319 ", " 9 ", "disjoint train and test"),
+    ("sop", "Stanford_Online_Products/Ebay_train.txt", " 9 1 b", " nine 1 b", "invalid literal"),
+    ("sop", "Stanford_Online_Products/Ebay_train.txt", " 9 1 b", " 91 b", "index out of range"),
     ("in_shop", "in_shop/Eval/list_eval_partition.txt", "36\n", "37\n", "expected 37 pictures"),
     ("in_shop", "in_shop/Eval/list_eval_partition.txt", "  gallery", "  galery", "last of"),
     ("in_shop", "in_shop/Eval/list_eval_partition.txt", "item_id", "id", "in line 2"),
