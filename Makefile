@@ -1,12 +1,13 @@
-# Two commands: `make reproduce` (table and pictures) and `make test`. Both install what they need
-# into .venv first, with uv where it is on the PATH and with pip elsewhere.
+# `make reproduce` runs digits for a table and pictures of your own, `make report` makes all pages
+# and pictures of the committed results again, `make test` tests. Each installs what it needs into
+# .venv first, with uv where it is on the PATH and with pip elsewhere.
 PYTHON ?= python3
 PYTHON_OLDEST ?= python3.10
 BIN := .venv/bin
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
-.PHONY: reproduce test test-oldest test-slow check format
+.PHONY: reproduce report test test-oldest test-slow check format
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,6 +17,9 @@ INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip
 reproduce: .venv/installed
 	$(BIN)/python -m benchmarks run --dataset digits --seeds 0 1 2 --results reproduced
 	$(BIN)/python -m benchmarks report --dataset digits --results reproduced --output reproduced
+
+report: .venv/installed
+	$(BIN)/python -m benchmarks report
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --durations=15

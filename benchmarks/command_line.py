@@ -255,7 +255,7 @@ def _overview(results: Path, *, check: bool) -> list[str]:
             typer.echo(f"wrote {page}")
         elif not page.is_file() or page.read_text(encoding="utf-8") != text:
             stale.append(str(page))
-    for picture in () if check else reports.draw_costs(results, reports.DOCS / "figures"):
+    for picture in () if check else reports.draw_of_pages(results, reports.DOCS / "figures"):
         typer.echo(f"wrote {picture}")
     for name, text in reports.overview_of(results).items():
         for page in reports.pages_of(name):

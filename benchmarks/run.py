@@ -20,6 +20,7 @@ from benchmarks.kinds import check_kind, image_trunk, training_set
 from benchmarks.label_noise import with_label_noise
 from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.neighbours import nearest
+from benchmarks.plane import plane
 from benchmarks.processes import Batches, Parts, rank_and_number
 from benchmarks.protocols import QUICK, Protocol
 from benchmarks.provenance import provenance
@@ -43,6 +44,7 @@ class Result:
         seconds_per_training_step_median: the whole step, after warm-up; None without a step.
         training_peak_mib: see :class:`benchmarks.measure.PeakMemory`; None where unknown.
         neighbours: see :func:`benchmarks.neighbours.nearest`; at the selected epoch.
+        plane: see :func:`benchmarks.plane.plane`; at the selected epoch.
         selected_epoch: whose weights the metrics are of.
         selected_on: classes that selected it, "validation" or "test"; None: it is the last one.
     """
@@ -64,6 +66,7 @@ class Result:
     seconds_total: float
     training_peak_mib: float | None
     neighbours: dict[str, Any]
+    plane: dict[str, Any]
     selected_epoch: int
     selected_on: str | None
 
@@ -200,6 +203,7 @@ def run(
         neighbours=nearest(
             data.test, best.evaluation.embeddings, data.gallery, best.evaluation.gallery
         ),
+        plane=plane(data.test, best.evaluation.embeddings),
         selected_epoch=best.epoch,
         selected_on=best.criterion.classes,
     )

@@ -16,38 +16,19 @@ from benchmarks.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Claim:
-    """That each of some rows has a higher Recall@1 than every one of others.
-
-    Args:
-        text: who says so, as the beginning of a sentence.
-        better: recipes of which it is said.
-        worse: recipes that each of them is compared with.
-    """
-
-    text: str
-    better: tuple[str, ...]
-    worse: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Table:
     """The rows of a data set.
 
     Args:
         recipes: their names.
         seeds: of every row.
-        said: pairs of recipes whose difference is put in words below the table.
         best_of: recipes of which the best by mean Recall@1 is what all rows are compared with, or
             a single one; without any it is the first row.
-        claim: judged below the table.
     """
 
     recipes: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    said: tuple[tuple[str, str], ...] = ()
     best_of: tuple[str, ...] = ()
-    claim: Claim | None = None
 
 
 IBC = intra_batch_connections.IBC
@@ -68,33 +49,11 @@ ENSEMBLES = Table(
     (*(recipe.name for recipe in loss_ensemble.ENSEMBLES), *MEMBERS, "untrained"),
     seeds=(0, 1, 2, 3, 4),
     best_of=MEMBERS,
-    claim=Claim(
-        "The paper's claim that an ensemble beats every one of its members",
-        better=tuple(
-            recipe.name
-            for recipe in (
-                loss_ensemble.SIMPLEX,
-                loss_ensemble.SQUARED,
-                loss_ensemble.HEADS,
-                loss_ensemble.COMPRESSED,
-            )
-        ),
-        worse=MEMBERS,
-    ),
 )
 AVERAGE = generalized_sum_pooling.AVERAGE.name
-GSP = generalized_sum_pooling.GSP.name
-ZERO_SHOT = generalized_sum_pooling.ZERO_SHOT.name
 POOLINGS = Table(
     tuple(recipe.name for recipe in generalized_sum_pooling.RECIPES),
     seeds=(0, 1, 2, 3, 4),
-    said=(
-        (GSP, AVERAGE),
-        (ZERO_SHOT, AVERAGE),
-        (ZERO_SHOT, GSP),
-        (GSP, "max_pooling"),
-        (GSP, "gem_pooling"),
-    ),
     best_of=(AVERAGE,),
 )
 TEXTS = Table(
@@ -142,12 +101,6 @@ TABLES = {
             "untrained",
         ),
         seeds=(0, 1, 2, 3, 4),
-        said=(
-            ("ibc", "ibc_auxiliary"),
-            ("ibc", "ibc_no_attention"),
-            ("ibc", "ibc_network_only"),
-            ("ibc", "contrastive"),
-        ),
     ),
     "omniglot_ensemble": ENSEMBLES,
     "flowers": ENSEMBLES,

@@ -199,9 +199,9 @@ def _by_rows(costs: Costs, titles: Mapping[tuple[str, str], str]) -> str:
     return markdown(table) if table else ""
 
 
-def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
+def overview_table(costs: Costs, measured: Sequence[Selection], verdicts: Mapping[str, str]) -> str:
     """Every public loss and pooling: paper, class, cost, measured result where one was first found,
-    or a blank."""
+    and what became of its paper's claims, by class; or a blank."""
     keys = {
         name: ((name, "ours", OVERVIEW_ROWS), (name, "theirs", OVERVIEW_ROWS)) for name in PAPERS
     }
@@ -224,6 +224,7 @@ def overview_table(costs: Costs, measured: Sequence[Selection]) -> str:
                 if theirs
                 else MISSING,
                 "Omniglot Recall@1, %": _recall({**RECIPE_OF, POOLING: "gsp"}.get(name), measured),
+                "claims of the paper": verdicts.get(name, MISSING),
             }
         )
     return markdown(table)

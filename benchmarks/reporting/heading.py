@@ -5,8 +5,7 @@ from benchmarks.reporting.selection import Selection
 
 def heading(selection: Selection) -> str:
     """Protocol, budget, seeds, devices, and whose metrics the table has."""
-    budget, seeds = selection.budget, selection.seeds
-    devices = {run["device"] for method in selection.methods for run in method.runs.values()}
+    budget = selection.budget
     per_class = budget["images_per_class"]
     optimizer = (
         f"{budget['optimizer']} with weight decay {budget.get('weight_decay', 0.0):.3g}, "
@@ -32,9 +31,18 @@ def heading(selection: Selection) -> str:
         f"({budget['batch_size'] // per_class} classes x {per_class}), "
         f"{'up to ' * selection.evaluated_once}{epochs * budget['iterations']} iterations, "
         f"{steps}{optimizer}{noisy}"
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}), "
-        f"{'; '.join(sorted(devices))}. Metrics of the test classes {_when(selection)}, in %, "
+        f"{seeds_and_devices(selection)}. Metrics of the test classes {_when(selection)}, in %, "
         "mean ± half a 95 % t-interval over seeds."
+    )
+
+
+def seeds_and_devices(selection: Selection) -> str:
+    """Of all its rows."""
+    seeds = selection.seeds
+    devices = {run["device"] for method in selection.methods for run in method.runs.values()}
+    return (
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}), "
+        f"{'; '.join(sorted(devices))}"
     )
 
 

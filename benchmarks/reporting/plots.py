@@ -1,6 +1,5 @@
-"""Pictures of the records: learning curves, nearest neighbours, parts of a loss."""
+"""Pictures of the records: nearest neighbours, parts of a loss; how all of them look."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from benchmarks.neighbours import tiles
@@ -79,70 +78,6 @@ PML, OURS = "pytorch_metric_learning", "pml_extras"
 GAP = 0.3  # of a tile, between a query and its neighbours
 
 
-def learning_curves(selection: Selection, path: Path) -> None:
-    """Recall@1 and MAP@R of the test classes by training step; mean and range over seeds."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained", dpi=150)
-    axes: Sequence[Axes] = figure.subplots(1, len(CURVES))
-    iterations = selection.budget["iterations"]
-    ranked = sorted(selection.methods, key=lambda m: -_last(m, "mean_average_precision_at_r"))
-    for axis, (metric, name) in zip(axes, CURVES.items(), strict=True):
-        for method in ranked:
-            if method.recipe == FLOOR:
-                axis.axhline(
-                    _last(method, metric), color=COLOURS[FLOOR], ls=":", lw=1.6, label=method.title
-                )
-                continue
-            curves = np.array([[p[metric] for p in method.runs[s]["curve"]] for s in method.seeds])
-            steps = iterations * np.arange(curves.shape[1])
-            line = axis.plot(steps, curves.mean(0), lw=1.8, label=method.title, **_look(method))[0]
-            axis.fill_between(
-                steps, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.12, lw=0
-            )
-        _dress(axis, f"{name}, test classes", "training step")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside right center",
-        frameon=False,
-        fontsize=9,
-        title="by MAP@R in the table",
-        title_fontsize=9,
-    )
-    seeds = len(selection.seeds)
-    band = f"; band: range over {seeds} seeds" if seeds > 1 else ""
-    figure.suptitle(f"{selection.dataset}: learning curves{band}", color=INK, fontsize=12)
-    figure.savefig(path, metadata={"Software": None})
-
-
-def forest(selection: Selection, path: Path) -> None:
-    """Recall@1 and MAP@R of the test classes: mean, 95 % t-interval over seeds, and each seed."""
-    methods = selection.methods[::-1]  # the first row is the highest
-    figure = Figure(figsize=(11, 1.4 + 0.42 * len(methods)), layout="constrained", dpi=150)
-    axes: Sequence[Axes] = figure.subplots(1, len(CURVES), sharey=True)
-    for axis, (metric, name) in zip(axes, CURVES.items(), strict=True):
-        for row, method in enumerate(methods):
-            values, colour = method.values(metric), _look(method)["color"]
-            mean, half = interval(values)
-            axis.errorbar(
-                mean, row, xerr=half, fmt="o", color=colour, ms=6, capsize=4, lw=1.8, zorder=3
-            )
-            above = [row + 0.22] * len(values)
-            axis.plot(values, above, "o", color=colour, ms=3, alpha=0.5, mew=0)
-        _dress(axis, f"{name}, test classes", "")
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axis.set_yticks(range(len(methods)), [method.title for method in methods])
-    seeds = len(selection.seeds)
-    figure.suptitle(
-        f"{selection.dataset}, {selection.protocol['name']}: mean and 95 % t-interval; small dots: "
-        f"{seeds} seed{'s' * (seeds != 1)}",
-        color=INK,
-        fontsize=12,
-    )
-    figure.savefig(path, metadata={"Software": None})
-
-
 def contact_sheet(selection: Selection, path: Path) -> None:
     """Fixed queries with their nearest neighbours: ours, the best of the others, the floor."""
     methods = shown(selection)
@@ -167,12 +102,15 @@ def contact_sheet(selection: Selection, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def loss_statistics(selection: Selection, path: Path) -> bool:
-    """Each recorded statistic of a loss by epoch, one panel each; False where none was recorded."""
+def has_statistics(selection: Selection) -> bool:
+    """Whether a loss recorded any."""
+    return any(map(_statistics, selection.methods))
+
+
+def loss_statistics(selection: Selection, path: Path) -> None:
+    """Each recorded statistic of a loss by epoch, one panel each."""
     recorded = {m.recipe: s for m in selection.methods if (s := _statistics(m))}
     names = list(dict.fromkeys(name for found in recorded.values() for name in found))
-    if not names:
-        return False
     width = 2 if len(names) == 4 else min(3, len(names))
     height = -(-len(names) // width)
     figure = Figure(figsize=(3.7 * width, 2.7 * height + 0.7), layout="constrained", dpi=150)
@@ -182,18 +120,18 @@ def loss_statistics(selection: Selection, path: Path) -> bool:
             if name in recorded.get(method.recipe, {}):
                 curves = recorded[method.recipe][name]
                 epochs = np.arange(1, curves.shape[1] + 1)
-                axis.plot(epochs, curves.mean(0), lw=1.8, label=method.title, **_look(method))
+                axis.plot(epochs, curves.mean(0), lw=1.8, label=method.title, **look(method))
                 axis.fill_between(
                     epochs,
                     curves.min(0),
                     curves.max(0),
                     alpha=0.15,
                     lw=0,
-                    color=_look(method)["color"],
+                    color=look(method)["color"],
                 )
         kind, *of = name.split("_")
         of_what = " to ".join(of) if kind == "excess" else " ".join(of)
-        _dress(axis, f"{kind}, {of_what}", "epoch")
+        dress(axis, f"{kind}, {of_what}", "epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
@@ -214,7 +152,6 @@ def loss_statistics(selection: Selection, path: Path) -> bool:
         f"{selection.dataset}: parts of the training loss, mean of an epoch", fontsize=12, color=INK
     )
     figure.savefig(path, metadata={"Software": None})
-    return True
 
 
 def shown(selection: Selection) -> list[Method]:
@@ -245,7 +182,7 @@ def _statistics(method: Method) -> dict[str, NDArray[np.float64]]:
     return {name: values for name, values in found.items() if (values > 0).all()}
 
 
-def _look(method: Method) -> dict[str, Any]:
+def look(method: Method) -> dict[str, Any]:
     """Solid lines are ours, dashed ones pml's, on top where both coincide."""
     ours = _package(method) != PML
     return {
@@ -255,7 +192,8 @@ def _look(method: Method) -> dict[str, Any]:
     }
 
 
-def _dress(axis: Axes, title: str, xlabel: str) -> None:
+def dress(axis: Axes, title: str, xlabel: str) -> None:
+    """Title and label, a grid and no frame."""
     axis.set_title(title, fontsize=10, color=INK, loc="left")
     axis.set_xlabel(xlabel, fontsize=9, color=INK)
     axis.grid(color=GRID, lw=0.8)

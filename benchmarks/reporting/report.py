@@ -5,7 +5,16 @@ from pathlib import Path
 
 from benchmarks.protocols import QUICK
 from benchmarks.records import Record, path_of, read, read_costs, read_evaluation, read_field
-from benchmarks.reporting import cost_page, cost_plots, costs, plots, smooth_ap, tables, text_sheet
+from benchmarks.reporting import (
+    claims_page,
+    cost_page,
+    cost_plots,
+    costs,
+    field_picture,
+    pictures,
+    smooth_ap,
+    tables,
+)
 from benchmarks.reporting.selection import Selection, protocols_of, select
 
 _HERE = Path(__file__).parents[1]
@@ -49,16 +58,19 @@ def pages_of(dataset: str, named: Sequence[Path] = ()) -> list[Path]:
 
 
 def overview_of(folder: Path) -> dict[str, str]:
-    """Tables that no single data set makes, by name of their place: costs, and what there is."""
+    """Tables that no single data set makes, and lists of pictures, by name of their place."""
     measured = costs.newest(read_costs(folder))
-    runs = {name: read(folder, name) for name in costs.OVERVIEW_DATASETS}
-    selections = [select(name, found) for name, found in runs.items() if found]
+    found = _measured(folder)
+    selections = [
+        found[name, QUICK.name] for name in costs.OVERVIEW_DATASETS if (name, QUICK.name) in found
+    ]
     made = {
-        "what": costs.overview_table(measured, selections),
+        "what": costs.overview_table(measured, selections, claims_page.verdicts(found)),
         "cost": costs.cost_table(measured, costs.README_ROWS),
         "attention": costs.attention_table(measured),
         "ensemble_cost": costs.ensemble_table(measured),
         "pooling_cost": costs.pooling_table(measured),
+        **{f"{of.name}_pictures": pictures.listing(of, FIGURES.name) for of in found.values()},
     }
     return {name: text for name, text in made.items() if text}
 
@@ -66,16 +78,23 @@ def overview_of(folder: Path) -> dict[str, str]:
 def whole_pages(folder: Path) -> dict[Path, str]:
     """Text of the pages that are written as a whole."""
     text = cost_page.page(*_costs_by_device(folder), read_field(folder), read_evaluation(folder))
-    pages = {DOCS / "cost.md": text}
+    pages = {DOCS / "cost.md": text, DOCS / "claims.md": claims_page.page(_measured(folder))}
     if smooth_ap.can_be_made():
         pages[DOCS / "smooth_ap.md"] = smooth_ap.page()
     return pages
 
 
-def draw_costs(folder: Path, output: Path) -> list[Path]:
-    """Write the pictures of the page of costs and return their paths."""
+def _measured(folder: Path) -> claims_page.Measured:
+    return claims_page.measured(
+        [of for name in datasets_with_results(folder) for of in selections_of(folder, name)]
+    )
+
+
+def draw_of_pages(folder: Path, output: Path) -> list[Path]:
+    """Write the pictures of the pages that are written as a whole, and return their paths."""
     output.mkdir(parents=True, exist_ok=True)
-    drawn = []
+    drawn = [output / field_picture.FILE]
+    field_picture.draw(drawn[0])
     for part in cost_page.parts(*_costs_by_device(folder)):
         cost_plots.by_rows(part.costs, part.title, output / part.picture)
         drawn.append(output / part.picture)
@@ -89,17 +108,8 @@ def _costs_by_device(folder: Path) -> tuple[list[Record], list[Record]]:
 def draw(selection: Selection, folder: Path) -> list[Path]:
     """Write all pictures of a data set and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = "forest" if selection.evaluated_once else "curves"
-    curves, sheet, parts = (
-        folder / f"{selection.name}_{name}.png" for name in (first, "neighbours", "losses")
-    )
-    if selection.evaluated_once:
-        plots.forest(selection, curves)
-    else:
-        plots.learning_curves(selection, curves)
-    if text_sheet.has_texts(selection):
-        text_sheet.text_sheet(selection, sheet)
-    else:
-        plots.contact_sheet(selection, sheet)
-    drawn = plots.loss_statistics(selection, parts)
-    return [curves, sheet, *([parts] if drawn else [])]
+    drawn = []
+    for picture in pictures.pictures_of(selection):
+        drawn.append(folder / picture.file(selection))
+        picture.draw(selection, drawn[-1])
+    return drawn

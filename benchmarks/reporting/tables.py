@@ -12,8 +12,10 @@ from scipy.stats import t as student
 from benchmarks.quadrants import UNIFORM, WEIGHT_ON_TARGET
 from benchmarks.recipes import TABLES, baselines
 from benchmarks.recipes.claimed import CLAIMED
-from benchmarks.recipes.tables import Claim, Table
+from benchmarks.recipes.claims import claims_on
+from benchmarks.recipes.tables import Table
 from benchmarks.reporting.heading import heading
+from benchmarks.reporting.judge import Judgement, judge
 from benchmarks.reporting.selection import Method, Selection
 
 COLUMNS = {
@@ -44,18 +46,14 @@ def table(selection: Selection) -> str:
     """Heading line, table of results, table of paired differences, what they say, and notes, as
     Markdown."""
     parts = [heading(selection), _results(selection)]
-    best_of = BASELINES if selection.protocol else ()
-    about = TABLES.get(selection.name, Table((), best_of=best_of))
-    reference, chosen = _reference(selection, about.best_of)
-    if differences := _differences(selection, reference):
+    first, chosen = reference(selection)
+    if differences := _differences(selection, first):
         parts += [
-            f"Difference to {reference.title}{chosen} on the same seeds, in points "
+            f"Difference to {first.title}{chosen} on the same seeds, in points "
             "(mean ± half a 95 % t-interval of the paired differences):",
             differences,
         ]
-    if about.claim and (judged := judge(selection, about.claim)):
-        parts.append(judged)
-    if said := in_words(selection, about.said):
+    if said := claims_in_words(selection):
         parts.append(said)
     if aimed := on_target(selection):
         parts.append(aimed)
@@ -79,7 +77,7 @@ def _results(selection: Selection) -> str:
             "method": _title(method, selection),
             **({"claimed Recall@1": claimed.get(method.recipe, ("", ""))[0]} if claimed else {}),
             **{
-                name: _percent(method.values(metric)) if method.has(metric) else MISSING
+                name: percent(method.values(metric)) if method.has(metric) else MISSING
                 for name, metric in (columns | of_some).items()
             },
             "ms per step": _cost(method, "seconds_per_training_step_median", 1e3),
@@ -105,8 +103,10 @@ def _sources(selection: Selection) -> list[str]:
     return ["\n".join(["Claimed numbers, whose networks and budgets are other ones:", "", *lines])]
 
 
-def _reference(selection: Selection, best_of: Sequence[str]) -> tuple[Method, str]:
+def reference(selection: Selection) -> tuple[Method, str]:
     """What the others are compared with, and how it was chosen."""
+    unnamed = Table((), best_of=BASELINES if selection.protocol else ())
+    best_of = TABLES.get(selection.name, unnamed).best_of
     candidates = [
         method
         for method in selection.methods
@@ -129,7 +129,7 @@ def _differences(selection: Selection, first: Method) -> str:
     rows = [
         {
             "method": other.title,
-            **{name: _percent(other.minus(first, COLUMNS[name]), sign="+") for name in COMPARED},
+            **{name: percent(other.minus(first, COLUMNS[name]), sign="+") for name in COMPARED},
         }
         for other in selection.methods
         if other is not first and set(first.runs) & set(other.runs)
@@ -137,26 +137,29 @@ def _differences(selection: Selection, first: Method) -> str:
     return markdown(rows) if rows else ""
 
 
-def in_words(selection: Selection, pairs: Sequence[tuple[str, str]]) -> str:
-    """What paired differences allow one to say; "" where no pair shares two seeds."""
-    methods = {method.recipe: method for method in selection.methods}
-    lines = [
-        f"- {name}: {methods[one].title} minus {methods[other].title} {verdict}."
-        for one, other in pairs
-        if one in methods and other in methods
-        for name in COMPARED
-        if (verdict := _verdict(methods[one].minus(methods[other], COLUMNS[name])))
-    ]
+def claims_in_words(selection: Selection) -> str:
+    """What the rows say of the papers' claims; "" where they decide none."""
+    judged = [judge(claim, selection.dataset, selection) for claim in claims_on(selection.dataset)]
+    lines = [f"- {of.claim.title}: **{of.verdict}**; {_sides(of)}." for of in judged if of.measured]
     if not lines:
         return ""
     return "\n".join(
-        [
-            f"In words, from the 95 % t-intervals of the paired differences ({len(lines)} "
-            "comparisons, looked at one by one: no correction for several):",
-            "",
-            *lines,
-        ]
+        ["Claims of the papers, judged by Recall@1 as in `docs/claims.md`:", "", *lines]
     )
+
+
+def _sides(judged: Judgement) -> str:
+    """How many comparisons lie on which side."""
+    sides = [comparison.side for comparison in judged.comparisons]
+    missing = len(sides) - len(judged.measured)
+    counts = {
+        "as claimed": sides.count(1),
+        "the other way round": sides.count(-1),
+        "undecided": sides.count(0) - missing,
+        "not measured": missing,
+    }
+    said = [f"{number} {what}" for what, number in counts.items() if number]
+    return f"of {len(sides)} comparison{'s' * (len(sides) != 1)} {', '.join(said)}"
 
 
 def on_target(selection: Selection) -> str:
@@ -185,59 +188,6 @@ def on_target(selection: Selection) -> str:
     )
 
 
-def _points(differences: Sequence[float]) -> tuple[float, float | None]:
-    """Their interval in points; without any there is none."""
-    return interval([100 * value for value in differences]) if differences else (0.0, None)
-
-
-def _verdict(differences: Sequence[float]) -> str:
-    """Interval and what it allows to say; empty where there is none."""
-    mean, half = _points(differences)
-    if half is None:
-        return ""
-    found = f"{mean:+.2f} ± {half:.2f} points over {len(differences)} seeds"
-    if abs(mean) > half:
-        return f"{found}: the interval excludes 0, {'higher' if mean > 0 else 'lower'}"
-    return f"{found}: the interval contains 0, no difference shown at these seeds"
-
-
-def judge(selection: Selection, claim: Claim) -> str:
-    """Whether a claim holds, row by row; "" where none of its rows can be compared.
-
-    A row confirms it where every interval of a difference lies above 0. A row that lacks one is
-    not judged.
-    """
-    methods = {method.recipe: method for method in selection.methods}
-    lines, confirmed, compared = [], 0, 0
-    for one in (methods[name] for name in claim.better if name in methods):
-        others = [methods[name] for name in claim.worse if name in methods]
-        found = [(*_points(one.minus(other, "recall_at_1")), other.title) for other in others]
-        if len(found) < len(claim.worse) or any(half is None for _, half, _ in found):
-            continue
-        above = [mean - (half or 0.0) > 0 for mean, half, _ in found]
-        mean, half, title = min(found, key=lambda entry: entry[0])
-        confirmed += all(above)
-        compared += len(found)
-        lines.append(
-            f"- {one.title}: {'confirmed' if all(above) else 'not confirmed'}, {sum(above)} of "
-            f"{len(above)} intervals above 0; the least difference is {mean:+.2f} ± {half:.2f} "
-            f"points, to {title}."
-        )
-    if not lines:
-        return ""
-    verdict = "confirmed" if confirmed == len(lines) else "not confirmed"
-    return "\n".join(
-        [
-            f"{claim.text}, by Recall@1: {verdict} ({confirmed} of {len(lines)} rows confirm it). "
-            "A row does where the 95 % t-intervals of its paired differences to all "
-            f"{len(claim.worse)} lie above 0; {compared} comparisons, looked at one by one: no "
-            "correction for several.",
-            "",
-            *lines,
-        ]
-    )
-
-
 def _flattered(selection: Selection) -> list[str]:
     return [
         f"{method.title}: each run is reported at the epoch with the best Recall@1 of the test "
@@ -254,7 +204,8 @@ def _title(method: Method, selection: Selection) -> str:
     return f"{method.title} (seeds {', '.join(map(str, method.seeds))} only)"
 
 
-def _percent(values: Sequence[float], sign: str = "") -> str:
+def percent(values: Sequence[float], sign: str = "") -> str:
+    """Mean in %, ± half a 95 % t-interval where there is one."""
     mean, half = interval([100 * value for value in values])
     return f"{mean:{sign}.1f}" + ("" if half is None else f" ± {half:.1f}")
 

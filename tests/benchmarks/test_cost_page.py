@@ -1,4 +1,4 @@
-"""docs/cost.md and its picture; docs/smooth_ap.md."""
+"""docs/cost.md and its picture; docs/smooth_ap.md; when any page is not current."""
 
 import re
 from pathlib import Path
@@ -134,14 +134,18 @@ def test_a_page_that_is_missing_or_changed_by_hand_is_not_current(
     monkeypatch.setattr(report, "DOCS", tmp_path)
     monkeypatch.setattr(report, "PAGES", ())
     monkeypatch.setattr(smooth_ap, "can_be_made", lambda: False)
-    page = tmp_path / "cost.md"
-    assert command_line._overview(tmp_path, check=True) == [str(page)]
-    assert not page.exists()
+    pages = [tmp_path / "cost.md", tmp_path / "claims.md"]
+    assert command_line._overview(tmp_path, check=True) == [str(page) for page in pages]
+    assert not any(page.exists() for page in pages)
     assert command_line._overview(tmp_path, check=False) == []
-    assert (tmp_path / "figures" / "cost.png").is_file()
+    for picture in ("cost.png", "potential_field.png"):
+        assert (tmp_path / "figures" / picture).is_file()
     assert command_line._overview(tmp_path, check=True) == []
-    page.write_text(page.read_text().replace("16 MiB", "15 MiB"))
-    assert command_line._overview(tmp_path, check=True) == [str(page)]
+    for page, old, new in zip(pages, ("16 MiB", "67.2"), ("15 MiB", "67.3"), strict=True):
+        text = page.read_text()
+        page.write_text(text.replace(old, new))
+        assert command_line._overview(tmp_path, check=True) == [str(page)]
+        page.write_text(text)
 
 
 def test_committed_pages_are_those_of_the_records() -> None:

@@ -26,7 +26,7 @@ def test_tables_show_the_newest_measurement_and_leave_blanks() -> None:
     assert lines[2] == ["`LiftedStructureLoss`", "2.5 ms / 2.9 MiB", f"7.0 ms / {MISSING} MiB"]
     assert lines[3] == ["pml: LiftedStructureLoss", "1606 ms / 1042 MiB", MISSING]
     assert len(lines) == 4
-    overview = costs.overview_table(found, ())
+    overview = costs.overview_table(found, (), {})
     assert "1606 ms / 1042 MiB (LiftedStructureLoss)" in overview
     row = next(line for line in overview.splitlines() if "`PotentialFieldLoss`" in line)
     assert row.count(MISSING) == 3
@@ -34,7 +34,7 @@ def test_tables_show_the_newest_measurement_and_leave_blanks() -> None:
 
 def test_a_loss_that_pml_has_nothing_near_has_a_row_with_blanks() -> None:
     alone = costs.newest([record("DistancePreservingLoss", "ours", 256, 2.5, 1.0)])
-    overview = costs.overview_table(alone, ())
+    overview = costs.overview_table(alone, (), {})
     (row,) = (line for line in overview.splitlines() if "`DistancePreservingLoss`" in line)
     assert row.count(MISSING) == 2
     assert costs.cost_table(alone).count("`DistancePreservingLoss`") == 1
@@ -52,11 +52,13 @@ def test_the_overview_takes_the_first_data_set_that_has_a_recipe(made_up: Any) -
             selection("omniglot", ensemble_simplex=0.51),
             selection("omniglot_ensemble", ensemble_simplex=0.62, binomial_deviance=0.73),
         ),
+        {"WeightedLossEnsemble": "[2 confirmed](page)"},
     )
     rows = {line.split("|")[1].strip(" `"): line for line in overview.splitlines()[2:]}
     assert "51.0 (Ensemble of losses)" in rows["WeightedLossEnsemble"]
+    assert "[2 confirmed](page)" in rows["WeightedLossEnsemble"]
     assert "73.0 (Binomial deviance)" in rows["BinomialDevianceLoss"]
-    assert rows["ClassificationLoss"].count(MISSING) == 3
+    assert rows["ClassificationLoss"].count(MISSING) == 4
 
 
 def test_strategies_are_shown_over_the_bare_sum_of_the_same_rows() -> None:
@@ -166,7 +168,7 @@ def test_a_row_of_100_classes_says_so_and_never_mixes_with_others() -> None:
     )
     assert lines[2] == ["`PNPLoss`", "2.0 ms / 1.0 MiB", MISSING]
     assert lines[3][0] == "pml: PNPLoss (100 classes)"
-    overview = costs.overview_table(costs.newest(first), ())
+    overview = costs.overview_table(costs.newest(first), (), {})
     (row,) = (line for line in overview.splitlines() if "`PNPLoss`" in line)
     assert row.count("(100 classes)") == 2
     strategies = costs.newest([old("ensemble", side, 128, 2.0) for side in ("sum", "simplex")])

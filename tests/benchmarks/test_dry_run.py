@@ -134,8 +134,10 @@ def test_the_reality_check_searches_runs_every_seed_and_is_a_table_of_its_own(
     assert pictures == {
         "digits_curves.png",
         "digits_neighbours.png",
+        "digits_plane.png",
         "digits_reality-check_forest.png",
         "digits_reality-check_neighbours.png",
+        "digits_reality-check_plane.png",
     }
 
 

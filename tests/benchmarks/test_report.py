@@ -1,6 +1,7 @@
 """The report is a function of the records, and the committed tables are that function's value."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from typer.testing import CliRunner, Result
 from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS
 from benchmarks.recipes import RECIPES
-from benchmarks.recipes.tables import Claim
 from benchmarks.records import RESULTS, Record, append, path_of
-from benchmarks.reporting import plots, report, tables
+from benchmarks.reporting import pictures, plots, report, tables
 from benchmarks.reporting.selection import select
 
 MISSING = "\N{EN DASH}"
@@ -67,94 +67,6 @@ def test_differences_are_paired_by_seed(made_up: MadeUp) -> None:
     assert cells(text, "Proxy Anchor")[1:] == ["+2.0 ± 0.0", "+1.0 ± 0.0"]
 
 
-def words(made_up: MadeUp, ibc: list[float], other: list[float]) -> list[str]:
-    """Sentences on IBC minus its auxiliary classifier alone, for these Recalls@1 by seed."""
-    records = [
-        made_up(recipe, seed, recall)
-        for recipe, recalls in (("ibc", ibc), ("ibc_auxiliary", other))
-        for seed, recall in enumerate(recalls)
-    ]
-    text = tables.in_words(select("digits", records), [("ibc", "ibc_auxiliary"), ("ibc", "gone")])
-    return text.splitlines()
-
-
-def test_a_difference_is_said_where_the_interval_excludes_0(made_up: MadeUp) -> None:
-    # differences .02, .03, .04: mean 3 points, half 4.302653 * 1 / sqrt(3) = 2.48; MAP@R is half
-    lines = words(made_up, [0.52, 0.63, 0.74], [0.50, 0.60, 0.70])
-    assert "2 comparisons, looked at one by one: no correction for several" in lines[0]
-    assert lines[2] == (
-        "- Recall@1: Intra-batch connections (IBC) minus IBC, auxiliary classifier alone "
-        "+3.00 ± 2.48 points over 3 seeds: the interval excludes 0, higher."
-    )
-    assert lines[3].startswith("- MAP@R: ")
-    assert lines[3].endswith(" +1.50 ± 1.24 points over 3 seeds: the interval excludes 0, higher.")
-    lower = words(made_up, [0.50, 0.60, 0.70], [0.52, 0.63, 0.74])[2]
-    assert lower.endswith(" -3.00 ± 2.48 points over 3 seeds: the interval excludes 0, lower.")
-
-
-def test_no_difference_is_said_where_the_interval_contains_0(made_up: MadeUp) -> None:
-    lines = words(made_up, [0.52, 0.63, 0.74], [0.50, 0.60, 0.74])  # .02, .03, 0: 1.67 +- 3.79
-    assert lines[2].endswith(
-        "+1.67 ± 3.79 points over 3 seeds: the interval contains 0, no difference shown at these "
-        "seeds."
-    )
-    assert words(made_up, [0.5], [0.6]) == []
-
-
-CLAIM = Claim(
-    "They say so",
-    better=("ensemble_simplex", "ensemble_heads"),
-    worse=("classification", "binomial_deviance"),
-)
-
-
-def judged(made_up: MadeUp, **recalls: list[float]) -> list[str]:
-    """The verdict on the claim, for these Recalls@1 by seed."""
-    records = [
-        made_up(recipe, seed, recall, "omniglot_ensemble")
-        for recipe, values in recalls.items()
-        for seed, recall in enumerate(values)
-    ]
-    return tables.judge(select("omniglot_ensemble", records), CLAIM).splitlines()
-
-
-MEMBERS = {"classification": [0.50, 0.60, 0.70], "binomial_deviance": [0.40, 0.50, 0.60]}
-ABOVE = [0.52, 0.63, 0.74]  # .02, .03, .04 above the first, see above; .12, .13, .14 the second
-BETWEEN = [0.50, 0.60, 0.73]  # 0, 0, .03 above the first: 1 +- 4.30; all above the second
-
-
-def test_a_row_confirms_a_claim_where_all_its_intervals_lie_above_0(made_up: MadeUp) -> None:
-    lines = judged(made_up, **MEMBERS, ensemble_simplex=ABOVE, ensemble_heads=ABOVE)
-    assert lines[0].startswith(
-        "They say so, by Recall@1: confirmed (2 of 2 rows confirm it). A row does where the 95 % "
-        "t-intervals of its paired differences to all 2 lie above 0; 4 comparisons, looked at one "
-    )
-    assert lines[2:] == [
-        f"- {title}: confirmed, 2 of 2 intervals above 0; the least difference is +3.00 ± 2.48 "
-        "points, to Classification."
-        for title in ("Ensemble of losses", "Ensemble, a head a loss")
-    ]
-
-
-def test_a_claim_is_not_confirmed_by_some_rows_or_against_some_members(made_up: MadeUp) -> None:
-    lines = judged(made_up, **MEMBERS, ensemble_simplex=ABOVE, ensemble_heads=BETWEEN)
-    assert "by Recall@1: not confirmed (1 of 2 rows confirm it)" in lines[0]
-    assert lines[3] == (
-        "- Ensemble, a head a loss: not confirmed, 1 of 2 intervals above 0; the least difference "
-        "is +1.00 ± 4.30 points, to Classification."
-    )
-    below = judged(made_up, **MEMBERS, ensemble_simplex=[0.3, 0.4, 0.5])
-    assert "not confirmed (0 of 1 rows confirm it)" in below[0]
-    assert "0 of 2 intervals above 0; the least difference is -20.00 ± 0.00 points" in below[2]
-
-
-def test_a_row_that_lacks_an_interval_is_not_judged(made_up: MadeUp) -> None:
-    one = {"classification": MEMBERS["classification"]}
-    assert judged(made_up, **one, ensemble_simplex=ABOVE) == []
-    assert judged(made_up, **MEMBERS, ensemble_simplex=ABOVE[:1]) == []
-    assert judged(made_up, **MEMBERS) == []
-
-
 def test_rows_are_compared_with_the_best_of_those_that_the_table_names(made_up: MadeUp) -> None:
     recalls = {
         "ensemble_simplex": (0.80, 0.92),
@@ -194,7 +106,7 @@ def test_panels_of_several_losses_share_one_legend(tmp_path: Path, made_up: Made
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "Figure", Watched)
-        assert plots.loss_statistics(select("digits", records), tmp_path / "x.png")
+        plots.loss_statistics(select("digits", records), tmp_path / "x.png")
     assert legends == [["Contrastive", "Proxy Anchor"]]
 
 
@@ -211,7 +123,6 @@ def test_the_table_says_what_chose_the_epoch(made_up: MadeUp) -> None:
     assert "radam with weight decay 6.06e-06" in text
     assert "Metrics of the test classes at the epoch that validation classes chose, in %" in text
     assert "Difference to Intra-batch connections (IBC) on the same seeds" in text
-    assert "no difference shown at these seeds" in text
     released = "IBC, released recipe (selected on the test classes)"
     assert text.split("\n\n")[-1].startswith(f"{released}: each run is reported at the epoch with")
     older = tables.table(select("digits", [made_up("contrastive", 0, 0.5)]))
@@ -251,7 +162,7 @@ def test_the_report_needs_the_records_alone_and_gives_the_same_bytes_twice(
         written.append({path.name: path.read_bytes() for path in sorted(output.iterdir())})
         written[-1]["page"] = page.read_bytes()
     assert list(written[0]) == [
-        *("digits_curves.png", "digits_losses.png", "digits_neighbours.png"),
+        *(f"digits_{kind}.png" for kind in ("curves", "forest", "losses", "neighbours")),
         "page",
     ]
     assert written[0] == written[1]
@@ -316,6 +227,18 @@ def test_committed_costs_and_overview_are_those_of_the_committed_records() -> No
         assert report.PAGES[1] in pages or name not in ("what", "cost")
         for page in pages:
             assert tables.is_current(page, name, text), f"run `python -m benchmarks report`: {page}"
+
+
+def test_committed_pictures_are_those_that_the_committed_records_make() -> None:
+    expected = {
+        picture.file(selection)
+        for name in report.datasets_with_results(RESULTS)
+        for selection in report.selections_of(RESULTS, name)
+        for picture in pictures.pictures_of(selection)
+    }
+    of_records = re.compile(rf".*_({'|'.join(picture.name for picture in pictures.PICTURES)})\.png")
+    found = {path.name for path in report.FIGURES.iterdir() if of_records.fullmatch(path.name)}
+    assert found == expected, "run `python -m benchmarks report`"
 
 
 def test_the_committed_page_of_the_long_runs_is_that_of_its_records() -> None:
