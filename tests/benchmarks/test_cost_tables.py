@@ -29,14 +29,14 @@ def test_tables_show_the_newest_measurement_and_leave_blanks() -> None:
     overview = costs.overview_table(found, (), {})
     assert "1606 ms / 1042 MiB (LiftedStructureLoss)" in overview
     row = next(line for line in overview.splitlines() if "`PotentialFieldLoss`" in line)
-    assert row.count(MISSING) == 3
+    assert row.count(MISSING) == 4
 
 
 def test_a_loss_that_pml_has_nothing_near_has_a_row_with_blanks() -> None:
     alone = costs.newest([record("DistancePreservingLoss", "ours", 256, 2.5, 1.0)])
     overview = costs.overview_table(alone, (), {})
     (row,) = (line for line in overview.splitlines() if "`DistancePreservingLoss`" in line)
-    assert row.count(MISSING) == 2
+    assert row.count(MISSING) == 3
     assert costs.cost_table(alone).count("`DistancePreservingLoss`") == 1
     assert "pml" not in costs.cost_table(alone)
 

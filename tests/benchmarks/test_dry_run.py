@@ -131,13 +131,10 @@ def test_the_reality_check_searches_runs_every_seed_and_is_a_table_of_its_own(
     assert "reality-check" not in quick
     assert "Protocol reality-check" in checked
     pictures = {path.name for path in (tmp_path / "figures").iterdir()}
+    both = ("forest", "neighbours", "plane")
     assert pictures == {
         "digits_curves.png",
-        "digits_neighbours.png",
-        "digits_plane.png",
-        "digits_reality-check_forest.png",
-        "digits_reality-check_neighbours.png",
-        "digits_reality-check_plane.png",
+        *(f"{place}_{kind}.png" for place in places for kind in both),
     }
 
 
