@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 import pml_extras.losses
 import pml_extras.pooling
 from benchmarks.command_line import app
-from benchmarks.recipes import RECIPES, TABLES
-from benchmarks.recipes.claims import PAPERS, claims_on
+from benchmarks.recipes import BUDGETS, RECIPES, TABLES
+from benchmarks.recipes.claims import ENSEMBLE, FIELD, LIFTED, PAPERS, POOLING, claims_on
 from benchmarks.records import Record
 from benchmarks.reporting import claims_page, tables
 from benchmarks.reporting.claims_page import Measured, measured, page, verdicts
 from benchmarks.reporting.selection import select
+from pml_extras.losses import PotentialFieldLoss
 
 MadeUp = Callable[..., Record]
 CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
@@ -55,6 +56,38 @@ def test_claims_are_about_rows_of_the_tables(claim: claims_page.Claim) -> None:
     assert not set(claim.better) & set(claim.worse)
     assert claim.source
     assert claim.clean is None or claim.clean in TABLES
+
+
+def test_sweeps_claim_more_of_what_they_sweep_and_noise_is_that_of_the_paper() -> None:
+    claims = {claim.title.split(" ")[0]: claim for claim in FIELD.claims}
+    for title, argument, others in (
+        ("A", "alpha", [0, 0.5, 1, 2]),
+        ("15", "proxies_per_class", [0, 1, 4, 5, 10]),
+    ):
+        claim = claims[title]
+        (best,) = (RECIPES[name].loss_args.get(argument, 3.0) for name in claim.better)
+        assert sorted(RECIPES[name].loss_args[argument] for name in claim.worse) == others
+        assert max(others) < best
+    assert claims["A"].better == ("potential_field",)  # whose exponent is the default
+    assert PotentialFieldLoss(num_classes=2, embedding_size=2).alpha == 3
+    for title in ("Under", "Label"):
+        assert claims[title].datasets == (NOISE,)
+    assert BUDGETS[NOISE] == replace(BUDGETS[CLEAN], label_noise=0.2)
+
+
+@pytest.mark.parametrize("paper", [ENSEMBLE, POOLING, LIFTED], ids=lambda paper: paper.title)
+def test_the_method_of_a_paper_is_what_is_claimed_to_be_better(paper: claims_page.Paper) -> None:
+    for claim in paper.claims:
+        assert all(_is_of(name, paper.classes) for name in claim.better)
+        if claim.worse != ("gsp",):  # what the zero-shot loss is added to
+            assert not any(_is_of(name, paper.classes) for name in claim.worse)
+
+
+def _is_of(name: str, classes: tuple[str, ...]) -> bool:
+    """Whether a recipe has one of a paper's classes, or makes an ensemble of losses."""
+    recipe = RECIPES[name]
+    made = {getattr(part, "__name__", "") for part in (recipe.loss, recipe.pooling)}
+    return bool(made & set(classes)) or name.startswith("ensemble")
 
 
 def test_titles_are_unique_and_classes_public() -> None:
