@@ -23,7 +23,11 @@ CHUNK_ELEMENTS = 2**18
 
 
 def sum_pooling_weights(
-    cost: Tensor, *, mass: float | Tensor, sharpness: float | Tensor
+    cost: Tensor,
+    *,
+    mass: float | Tensor,
+    sharpness: float | Tensor,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Weights p of locations and shares z of prototypes, of the smoothed transport of features.
 
@@ -53,21 +57,25 @@ def sum_pooling_weights(
             A 0-dim tensor gets a gradient and must lie inside (0, 1): it is not read, not checked.
         sharpness: :math:`\varepsilon` > 0 in 1 / unit of ``cost``. Large takes the cheapest
             locations alone, 0 is the mean. A 0-dim tensor gets a gradient and is not checked.
+        valid: (B, n) bool, True where a location is one, as of texts padded to one length; n of
+            the equations is the number of these. False has p = 0 and gradient 0, whatever its
+            costs are. None is True everywhere.
 
     Returns:
         ((B, n) p, (B, m) z), both >= 0 with sum 1, p at most :math:`1 / (n \mu)`; float32 at least.
+        A row without a valid location is 0 throughout.
         Once differentiable, by a closed form: ``create_graph=True`` raises a RuntimeError. Memory:
         one (B, m, n) array beside ``cost``, which the first backward turns into the gradient; hooks
         on saved tensors, and so checkpointing, do not see it.
 
     Raises:
-        ValueError: ``cost`` is no floating (B, m, n) with m, n > 0, or ``mass`` or ``sharpness``
-            is out of its range.
+        ValueError: ``cost`` is no floating (B, m, n) with m, n > 0, ``mass`` or ``sharpness`` is
+            out of its range, or ``valid`` is no bool (B, n).
 
     Source: Gürbüz, Şener, Alatan, "Generalized Sum Pooling for Metric Learning", ICCV 2023,
     https://arxiv.org/abs/2308.09228; https://github.com/yetigurbuz/generalized-sum-pooling.
-    Departure: that code iterates 100 times towards the solution, by a rate that worsens to 1 with
-    mass and sharpness; here Newton's method solves the same equation.
+    Departures: that code iterates 100 times towards the solution, by a rate that worsens to 1 with
+    mass and sharpness; here Newton's method solves the same equation. ``valid`` is ours.
 
     >>> cost = torch.tensor([[[0.1, 0.1, 0.9, 1.0]]])
     >>> p, z = sum_pooling_weights(cost, mass=0.5, sharpness=50.0)
@@ -83,10 +91,23 @@ def sum_pooling_weights(
     if not torch.is_tensor(mass) and not LEAST_MASS <= mass <= 1:
         raise refuse("mass", f"a fraction in [{LEAST_MASS:g}, 1]", repr(mass))
     cost = at_least_float32(cost)
+    if valid is not None:
+        check_valid(valid, (len(cost), cost.shape[2]))
+        cost = cost.masked_fill(~valid[:, None], 0)
     weights: tuple[Tensor, Tensor] = _SumPoolingWeights.apply(
-        cost, _scalar(mass, cost), _scalar(sharpness, cost), not torch.is_tensor(mass) and mass == 1
+        cost,
+        _scalar(mass, cost),
+        _scalar(sharpness, cost),
+        not torch.is_tensor(mass) and mass == 1,
+        valid,
     )
     return weights
+
+
+def check_valid(valid: Tensor, shape: tuple[int, int]) -> None:
+    """Refuse what is no mask of the locations of this (B, n)."""
+    if not torch.is_tensor(valid) or valid.dtype != torch.bool or tuple(valid.shape) != shape:
+        raise refuse("valid", f"bool {shape}, True where a location is one", _came(valid))
 
 
 def _check_scalar(name: str, value: float | Tensor) -> None:
@@ -110,27 +131,29 @@ def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), min(value, largest), dtype=dtype, device=like.device)
 
 
-def _solve(s: Tensor, mass: Tensor, steps: int) -> Tensor:
-    """(B, 1) tau with mean over i of logistic(s_i + tau) = mass; no value is read on the host."""
-    n = s.shape[1]
-    count = torch.arange(1, n + 1, dtype=s.dtype, device=s.device)
+def _solve(s: Tensor, n: Tensor, mass: Tensor, steps: int) -> Tensor:
+    """(B, 1) tau with mean over i of logistic(s_i + tau) = mass; no value is read on the host.
+
+    ``n`` is (B, 1), or (1, 1) for all: how many i there are; the others have s_i = -inf.
+    """
+    count = torch.arange(1, s.shape[1] + 1, dtype=s.dtype, device=s.device)
     ordered = s.sort(dim=1, descending=True).values
     # The k largest are at least the k-th: they alone reach the mass at tau = high, any k >= n mass.
     # The others are at most the k-th: with all of k - 1 ones they do not exceed it at tau = low.
     above = (n * mass / count).clamp(max=1).logit()  # inf where k < n mass
     below = (1 - n * (1 - mass) / (n + 1 - count)).clamp(min=0).logit()  # -inf where k > n mass + 1
     high = (above - ordered).amin(dim=1, keepdim=True)  # (B, 1)
-    low = (below - ordered).amax(dim=1, keepdim=True)
+    low = (below - ordered).masked_fill(count > n, -math.inf).amax(dim=1, keepdim=True)
     tau = low.lerp(high, 0.5)
     goal = mass.logit()
     for _ in range(steps):
         logistic = (s + tau).sigmoid()
-        mean = logistic.mean(dim=1, keepdim=True)
+        mean = logistic.sum(dim=1, keepdim=True) / n
         short = mean < mass
         low = torch.where(short, tau, low)
         high = torch.where(short, high, tau)
         # in the log-odds of the mean, whose derivative in tau is slope / (mean (1 - mean)) <= 1
-        slope = mean - logistic.square().mean(dim=1, keepdim=True)
+        slope = mean - logistic.square().sum(dim=1, keepdim=True) / n
         newton = tau.addcmul(mean.logit() - goal, (mean - mean.square()) / slope, value=-1)
         inside = (newton >= low) & (newton <= high)  # False for NaN
         tau = torch.where(inside, newton, low.lerp(high, 0.5))
@@ -140,7 +163,12 @@ def _solve(s: Tensor, mass: Tensor, steps: int) -> Tensor:
 class _SumPoolingWeights(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cost: Tensor, mass: Tensor, sharpness: Tensor, all_mass: bool
+        ctx: Any,
+        cost: Tensor,
+        mass: Tensor,
+        sharpness: Tensor,
+        all_mass: bool,
+        valid: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         least = cost.amin(dim=1)  # (B, n)
         kernel = _kernel(cost, least, sharpness)
@@ -148,12 +176,18 @@ class _SumPoolingWeights(torch.autograd.Function):
         # Sharp costs have digits to lose here, and there are only (B, n) of them.
         above = least.to(mass.dtype) - least.amin(dim=1, keepdim=True)
         s = total.to(mass.dtype).log() - sharpness * above
+        n = s.new_full((1, 1), s.shape[1])
+        if valid is not None:
+            s = s.masked_fill(~valid, -math.inf)
+            n = valid.sum(dim=1, keepdim=True).clamp(min=1).to(s)  # (B, 1)
         x = torch.full_like(s, math.inf)
         if not all_mass:
-            x = s + _solve(s, mass, NEWTON_STEPS[cost.dtype])
-        p = (x.sigmoid() / (s.shape[1] * mass)).to(cost.dtype)
+            x = s + _solve(s, n, mass, NEWTON_STEPS[cost.dtype])
+        if valid is not None:
+            x = x.masked_fill(~valid, -math.inf)
+        p = (x.sigmoid() / (n * mass)).to(cost.dtype)
         z = _sum_over(2, kernel, (p / total)[:, None])
-        ctx.save_for_backward(cost, mass, sharpness, least, total, x.to(p.dtype), p)
+        ctx.save_for_backward(cost, mass, sharpness, least, total, x.to(p.dtype), p, valid)
         ctx.all_mass = all_mass
         ctx.kernel = kernel  # for the first backward, whose result it becomes
         ctx.set_materialize_grads(False)
@@ -163,10 +197,10 @@ class _SumPoolingWeights(torch.autograd.Function):
     @first_derivative_only
     def backward(
         ctx: Any, grad_p: Tensor | None, grad_z: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        cost, mass, sharpness, least, total, x, p = ctx.saved_tensors
+    ) -> tuple[Tensor | None, ...]:
+        cost, mass, sharpness, least, total, x, p, valid = ctx.saved_tensors
         if grad_p is None and grad_z is None:
-            return None, None, None, None
+            return (None,) * 5
         kernel, ctx.kernel = ctx.kernel, None
         if kernel is None:  # backward once more, of a retained graph
             kernel = _kernel(cost, least, sharpness)
@@ -180,7 +214,10 @@ class _SumPoolingWeights(torch.autograd.Function):
         mean_y = torch.zeros_like(y[:, :1])
         if not ctx.all_mass:
             log_w = F.logsigmoid(x) + F.logsigmoid(-x)  # of a sharp cut all w may round to 0
-            mean_y = (log_w.softmax(dim=1) * y).sum(dim=1, keepdim=True)
+            w = log_w.softmax(dim=1)
+            if valid is not None:  # a row without any has no numbers yet
+                w = w.masked_fill(~valid, 0)
+            mean_y = (w * y).sum(dim=1, keepdim=True)
         pull = (-x).sigmoid() * (y - mean_y) - q  # (B, n)
         grad_cost = kernel.mul_((-sharpness * (p / total))[:, None])
         if grad_z is None:
@@ -194,7 +231,7 @@ class _SumPoolingWeights(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             smallest = least.amin(dim=1)[:, None, None]
             grad_sharpness = ((cost - smallest) * grad_cost).sum() / sharpness
-        return grad_cost, grad_mass, grad_sharpness, None
+        return grad_cost, grad_mass, grad_sharpness, None, None
 
 
 def _kernel(cost: Tensor, least: Tensor, sharpness: Tensor) -> Tensor:
@@ -213,12 +250,20 @@ def _images(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(step) for tensor in (x, *others)), strict=True)
 
 
-def sum_pooling_plan(cost: Tensor, *, mass: float | Tensor, sharpness: float | Tensor) -> Tensor:
+def sum_pooling_plan(
+    cost: Tensor,
+    *,
+    mass: float | Tensor,
+    sharpness: float | Tensor,
+    valid: Tensor | None = None,
+) -> Tensor:
     r"""(B, m, n) plan :math:`\pi_{ji} = \mu\, a_{ji} p_i` of :func:`sum_pooling_weights`.
 
     What location i sends to prototype j: >= 0, at most 1 / n over all j, :math:`\mu` in all.
     Arguments and errors are those of that function.
     """
-    p, _ = sum_pooling_weights(cost, mass=mass, sharpness=sharpness)
+    p, _ = sum_pooling_weights(cost, mass=mass, sharpness=sharpness, valid=valid)
+    if valid is not None:
+        cost = cost.masked_fill(~valid[:, None], 0)
     plan: Tensor = mass * p[:, None] * (-sharpness * at_least_float32(cost)).softmax(dim=1)
     return plan

@@ -1,4 +1,4 @@
-"""Log-sum-exp over some of the entries; a set without entries has a value and a gradient."""
+"""Log-sum-exp and mean over some entries; a set without entries has a value and a gradient."""
 
 import torch
 from torch import Tensor
@@ -59,3 +59,16 @@ def logaddexp_or_empty(a: Tensor, b: Tensor) -> Tensor:
     empty = a.isneginf() & b.isneginf()
     joint = torch.logaddexp(a.masked_fill(empty, 0.0), b.masked_fill(empty, 0.0))
     return joint.masked_fill(empty, -torch.inf)
+
+
+def mean_of_valid(x: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, K) mean over n of (B, n, K), of the entries where ``valid`` (B, n) bool is True; None is
+    everywhere, and 0 the mean of none.
+
+    >>> mean_of_valid(torch.tensor([[[1.0], [3.0], [8.0]]]), torch.tensor([[True, True, False]]))
+    tensor([[2.]])
+    """
+    if valid is None:
+        return x.mean(dim=1)
+    number = valid.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+    return x.masked_fill(~valid[:, :, None], 0).sum(dim=1) / number

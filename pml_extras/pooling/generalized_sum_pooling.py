@@ -10,9 +10,11 @@ from torch import Tensor, distributed, nn
 from pml_extras._checks import check_count, check_flag, check_positive, check_rows, refuse
 from pml_extras.functional.farthest_first import farthest_first
 from pml_extras.functional.generalized_sum_pooling import (
+    check_valid,
     sum_pooling_plan,
     sum_pooling_weights,
 )
+from pml_extras.functional.masked import mean_of_valid
 from pml_extras.functional.precision import at_least_float32, call_in, no_autocast
 from pml_extras.functional.unit_ball import unit_ball, unit_ball_cost
 
@@ -176,55 +178,61 @@ class GeneralizedSumPooling(nn.Module):
         }
         return ", ".join(f"{name}={value}" for name, value in given.items())
 
-    def forward(self, x: Tensor, return_attributes: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, C, H, W) or (B, N, C) to (B, d), and (B, m) attributes if asked for as a pair."""
-        with self._precisely(x):
+    def forward(
+        self, x: Tensor, return_attributes: bool = False, valid: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, C, H, W) or (B, N, C) to (B, d), and (B, m) attributes if asked for as a pair.
+
+        ``valid`` (B, N) bool, with a True in each row, is False at tokens that only pad: whatever
+        finite values they have, they are as good as not there. The other methods take it too.
+        """
+        with self._precisely(x, valid):
             tokens, features = self._features(x)
             collects = self.training and not self.started and not _in_backward()
             if collects and self._start_if_full():
                 collects = False
             if self.started:
-                p, z = self._transport(features)
-                pooled = self._pool(tokens, features, p)
+                p, z = self._transport(features, valid)
+                pooled = self._pool(tokens, features, p, valid)
             else:
-                pooled, z = self._average(tokens, features)
+                pooled, z = self._average(tokens, features, valid)
                 if collects:
-                    self._store(features.detach().mean(dim=1))
+                    self._store(mean_of_valid(features.detach(), valid))
         if return_attributes:
             return pooled, z
         if self.concatenate_attributes and self.training:
             return torch.cat([pooled, z], dim=1)
         return pooled
 
-    def weights(self, x: Tensor) -> Tensor:
+    def weights(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, H, W) or (B, N) weights p of locations, with sum 1; stores nothing."""
-        with self._precisely(x):
+        with self._precisely(x, valid):
             _, features = self._features(x)
             if self.started:
-                p, _ = self._transport(features)
+                p, _ = self._transport(features, valid)
             else:
-                p = torch.full_like(features[:, :, 0], 1 / features.shape[1])
+                p = _equal_weights(features, valid)
         return p.unflatten(1, x.shape[2:]) if x.ndim == 4 else p
 
-    def attributes(self, x: Tensor) -> Tensor:
+    def attributes(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, m) share z of each prototype in what is pooled; stores nothing."""
-        with self._precisely(x):
+        with self._precisely(x, valid):
             _, features = self._features(x)
             if self.started:
-                return self._transport(features)[1]
+                return self._transport(features, valid)[1]
             return features.new_zeros(len(features), self.num_prototypes)
 
-    def plan(self, x: Tensor) -> Tensor:
+    def plan(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, m, H, W) or (B, m, N) maps :math:`n \\pi_{ji}`: what goes to each prototype.
 
         In [0, 1], also summed over prototypes; 0 before the layer has started. Stores nothing.
         """
-        with self._precisely(x):
+        with self._precisely(x, valid):
             _, features = self._features(x)
             if self.started:
                 cost = unit_ball_cost(features, self.prototypes)
-                plan = sum_pooling_plan(cost, mass=self.mass, sharpness=self.sharpness)
-                plan = plan * features.shape[1]
+                plan = sum_pooling_plan(cost, mass=self.mass, sharpness=self.sharpness, valid=valid)
+                plan = plan * _number(features, valid)
             else:
                 plan = features.new_zeros(len(x), self.num_prototypes, features.shape[1])
         return plan.unflatten(2, x.shape[2:]) if x.ndim == 4 else plan
@@ -256,8 +264,10 @@ class GeneralizedSumPooling(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._started = bool(self.has_started > 0)
 
-    def _precisely(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
-        """Refuse what are no features; no autocast inside."""
+    def _precisely(
+        self, x: Tensor, valid: Tensor | None
+    ) -> contextlib.AbstractContextManager[object]:
+        """Refuse what are no features, and a mask of others; no autocast inside."""
         channels = 1 if torch.is_tensor(x) and x.ndim == 4 else -1
         if not torch.is_tensor(x) or x.ndim not in (3, 4) or not x.is_floating_point():
             came = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else repr(x)
@@ -267,6 +277,10 @@ class GeneralizedSumPooling(nn.Module):
             raise refuse("x", expected, f"{x.shape[channels]} of {tuple(x.shape)}")
         if 0 in x.shape[1:]:
             raise refuse("x", "at least one location", tuple(x.shape))
+        if valid is not None:
+            if x.ndim == 4:
+                raise refuse("valid", "None for maps, which have no padding", tuple(valid.shape))
+            check_valid(valid, (x.shape[0], x.shape[1]))
         return no_autocast(x)
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,32 +290,35 @@ class GeneralizedSumPooling(nn.Module):
         tokens = tokens.to(dtype)
         return tokens, call_in(dtype, self.projection, tokens)
 
-    def _transport(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _transport(self, features: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         cost = unit_ball_cost(features, self.prototypes)
-        return sum_pooling_weights(cost, mass=self.mass, sharpness=self.sharpness)
+        return sum_pooling_weights(cost, mass=self.mass, sharpness=self.sharpness, valid=valid)
 
-    def _pool(self, tokens: Tensor, features: Tensor, p: Tensor) -> Tensor:
+    def _pool(self, tokens: Tensor, features: Tensor, p: Tensor, valid: Tensor | None) -> Tensor:
         """(B, d) of (B, N) weights."""
         if self.exponent is None:
             pooled = torch.bmm(p[:, None], features)[:, 0]
         else:
             exponent = self.exponent.to(tokens.dtype)
-            weighted = (tokens.shape[1] * p[:, :, None] * tokens).clamp(min=GEM_FLOOR)
+            weighted = (_number(tokens, valid) * p[:, :, None] * tokens).clamp(min=GEM_FLOOR)
             largest = weighted.detach().amax(dim=1, keepdim=True)  # its power may not fit
-            mean = (weighted / largest).pow(exponent).mean(dim=1).pow(1 / exponent)
+            mean = mean_of_valid((weighted / largest).pow(exponent), valid).pow(1 / exponent)
             pooled = self._project(largest[:, 0] * mean)
         if self.max_pool_branch:
-            pooled = pooled + self._project(tokens.amax(dim=1))
+            shown = tokens if valid is None else tokens.masked_fill(~valid[:, :, None], -math.inf)
+            pooled = pooled + self._project(shown.amax(dim=1))
         return pooled
 
     def _project(self, rows: Tensor) -> Tensor:
         projected: Tensor = call_in(rows.dtype, self.projection, rows)
         return projected
 
-    def _average(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _average(
+        self, tokens: Tensor, features: Tensor, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Pooled with equal weights, attributes of 0."""
-        p = torch.full_like(features[:, :, 0], 1 / features.shape[1])
-        pooled = self._pool(tokens, features, p)
+        p = _equal_weights(features, valid)
+        pooled = self._pool(tokens, features, p, valid)
         idle = (self.prototypes, self.mass_logit, self.log_sharpness)
         # DistributedDataParallel waits for the gradient of every parameter: these have zeros.
         zero = torch.stack([x.sum().to(p.dtype) for x in idle if x is not None]).sum() * 0
@@ -325,6 +342,20 @@ class GeneralizedSumPooling(nn.Module):
         rows = rows[rows.isfinite().all(dim=1)][: self.startup_size - filled]
         self.startup_rows[filled : filled + len(rows)] = rows.to(self.startup_rows)
         self.num_collected.add_(len(rows))
+
+
+def _number(x: Tensor, valid: Tensor | None) -> Tensor | int:
+    """Locations of each row of (B, N, K): (B, 1, 1), or the same for all."""
+    if valid is None:
+        return x.shape[1]
+    return valid.sum(dim=1).clamp(min=1)[:, None, None]
+
+
+def _equal_weights(x: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, N) of (B, N, K), with sum 1."""
+    if valid is None:
+        return torch.full_like(x[:, :, 0], 1 / x.shape[1])
+    return valid.to(x.dtype) / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _in_backward() -> bool:
