@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.checkpoint import path_of
-from benchmarks.datasets import AnyData
+from benchmarks.datasets import Loaded
 from benchmarks.processes import rank_and_number
 from benchmarks.protocols import QUICK, Protocol
 from benchmarks.recipes import Budget, Recipe, digest
@@ -47,7 +47,7 @@ def steps_of(planned: Sequence[Planned], budget: Budget) -> int:
 
 def carry_out(
     planned: Sequence[Planned],
-    data: AnyData,
+    data: Loaded,
     budget: Budget,
     folder: Path,
     *,

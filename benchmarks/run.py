@@ -15,8 +15,8 @@ from pytorch_metric_learning.utils import common_functions as pml_globals
 from torch import nn
 
 from benchmarks.checkpoint import Checkpoint, Rest
-from benchmarks.datasets import AnyData, ImageFiles
-from benchmarks.kinds import check_kind, image_trunk, training_set
+from benchmarks.datasets import AnyData, ImageFiles, Loaded
+from benchmarks.kinds import image_trunk, readable, text_trunk, training_set
 from benchmarks.label_noise import with_label_noise
 from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.neighbours import nearest
@@ -97,14 +97,14 @@ def seeded_trunk(
 
 
 def trunk_of(recipe: Recipe, data: AnyData, budget: Budget, seed: int) -> nn.Module:
-    """The small network for images in memory, the budget's backbone for image files."""
-    check_kind(data, budget)
+    """The budget's encoder or backbone where it has one; else the small network."""
     pooling = recipe.pooling and partial(recipe.pooling, **recipe.pooling_args)
-    trunk = (
-        image_trunk(budget, seed, pooling)
-        if isinstance(data, ImageFiles)
-        else seeded_trunk(budget.embedding_size, seed, data.train.images.shape[1:], pooling)
-    )
+    if isinstance(data, ImageFiles):
+        trunk: nn.Module = image_trunk(budget, seed, pooling)
+    elif budget.encoder is not None:
+        trunk = text_trunk(budget, seed, pooling)
+    else:
+        trunk = seeded_trunk(budget.embedding_size, seed, data.train.images.shape[1:], pooling)
     check_parts(trunk, budget)
     return trunk
 
@@ -125,7 +125,7 @@ def seeded_sampler(data: AnyData, budget: Budget, seed: int) -> MPerClassSampler
 
 def run(
     recipe: Recipe,
-    data: AnyData,
+    data: Loaded,
     seed: int,
     budget: Budget,
     *,
@@ -150,7 +150,7 @@ def run(
     """
     began = time.perf_counter()
     settings = protocol.settings_of(recipe, data.name, budget)
-    data = with_label_noise(data, budget.label_noise, seed)
+    data = with_label_noise(readable(data, budget), budget.label_noise, seed)
     made_by = provenance(device)
     checkpoint = Checkpoint(unfinished, {**made_by, "nmi": nmi})
     state = checkpoint.read()

@@ -10,7 +10,7 @@ from torch.multiprocessing import cpu_count
 from tqdm import tqdm
 
 from benchmarks.campaign import carry_out, plan, steps_of
-from benchmarks.datasets import AnyData
+from benchmarks.datasets import Loaded
 from benchmarks.options import fail
 from benchmarks.processes import rank_and_number
 from benchmarks.protocols import Protocol
@@ -27,7 +27,7 @@ def run_all(
     budget: Budget,
     folder: Path,
     protocol: Protocol,
-    load: Callable[[], AnyData],
+    load: Callable[[], Loaded],
     device: torch.device,
     nmi: bool,
     workers: int | None,

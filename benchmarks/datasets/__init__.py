@@ -24,10 +24,12 @@ from benchmarks.datasets import (
 )
 from benchmarks.datasets.image_files import ImageFiles
 from benchmarks.datasets.official import Official
+from benchmarks.datasets.raw_texts import RawTexts
 from benchmarks.datasets.split import Data
 from benchmarks.datasets.texts import Source
 
 AnyData = Data | ImageFiles
+Loaded = AnyData | RawTexts
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Dataset:
 
     name: str
     needs: str
-    load: Callable[[Path | None], AnyData]
+    load: Callable[[Path | None], Loaded]
     place: Callable[[Path | None], str | None]
     source: Source | None = None
     verify: Callable[[Path], list[str]] | None = None
@@ -68,8 +70,8 @@ def _again(name: str, load: Callable[[Path | None], Data], root: Path | None) ->
     return replace(load(root), name=name)
 
 
-def _of_texts(module: ModuleType) -> tuple[Dataset, Dataset]:
-    """With the features of the encoder, and with TF-IDF features."""
+def _of_texts(module: ModuleType) -> tuple[Dataset, ...]:
+    """With the features of the encoder, with TF-IDF features, and as they are."""
     source: Source = module.SOURCE
     return (
         Dataset(
@@ -79,6 +81,12 @@ def _of_texts(module: ModuleType) -> tuple[Dataset, Dataset]:
             f"{source.name}_tfidf",
             module.NEEDS_TFIDF,
             module.load_tfidf,
+            partial(texts.place, source),
+        ),
+        Dataset(
+            f"{source.name}_text",
+            f"{module.NEEDS_TFIDF}, and --weights",
+            module.load_raw,
             partial(texts.place, source),
         ),
     )
@@ -116,4 +124,4 @@ DATASETS = {
     )
 }
 
-__all__ = ["DATASETS", "AnyData", "Data", "Dataset", "ImageFiles"]
+__all__ = ["DATASETS", "AnyData", "Data", "Dataset", "ImageFiles", "Loaded", "RawTexts"]

@@ -13,6 +13,7 @@ import io
 from pathlib import Path
 
 from benchmarks.datasets import texts
+from benchmarks.datasets.raw_texts import RawTexts
 from benchmarks.datasets.split import Data
 from benchmarks.datasets.texts import File, Pairs, Source
 
@@ -51,3 +52,8 @@ def load(root: Path | None = None, *, source: Source = SOURCE) -> Data:
 def load_tfidf(root: Path | None = None, *, source: Source = SOURCE) -> Data:
     """Both halves, TF-IDF features; see :func:`benchmarks.datasets.texts.load_tfidf`."""
     return texts.load_tfidf(source, root)
+
+
+def load_raw(root: Path | None = None, *, source: Source = SOURCE) -> RawTexts:
+    """Both halves, texts alone; see :func:`benchmarks.datasets.texts.load_raw`."""
+    return texts.load_raw(source, root)

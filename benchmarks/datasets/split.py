@@ -89,6 +89,11 @@ class Part(Protocol):
     def labels(self) -> Tensor: ...
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+
+class Shown(Part, Protocol):
+    """And those that are trained on and evaluated."""
+
     def shown(self, index: Tensor, /) -> Tensor: ...
 
 

@@ -6,7 +6,8 @@ others test. All published parts are one set, in the order of the files.
 Features are 384 numbers a text, unit rows. Of the encoder: all-MiniLM-L6-v2 of
 sentence-transformers, computed once (``python -m benchmarks data build NAME --weights FOLDER``, or
 the .npz of the same name that somebody else computed) and stored beside the official files. Of
-TF-IDF: :mod:`benchmarks.datasets.tfidf`, from the official files alone.
+TF-IDF: :mod:`benchmarks.datasets.tfidf`, from the official files alone. Without any: texts for an
+encoder that is trained itself, ``NAME_text``.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +25,14 @@ from torch import Tensor
 from benchmarks import features
 from benchmarks.datasets.omniglot import ENVIRONMENT
 from benchmarks.datasets.photographs import root_of
+from benchmarks.datasets.raw_texts import RawTexts, Utterances
 from benchmarks.datasets.split import Data, Split, check_counts
 from benchmarks.datasets.tfidf import tfidf
 
 WIDTH = 384
 ENCODER = "all-MiniLM-L6-v2"
 Pairs = list[tuple[str, str]]  # text, class
+AnyPart = TypeVar("AnyPart", Split, Utterances)
 
 
 @dataclass(frozen=True)
@@ -171,16 +175,33 @@ def load_tfidf(source: Source, root: Path | None) -> Data:
     return _split(source, f"{source.name}_tfidf", found, features)
 
 
+def load_raw(source: Source, root: Path | None) -> RawTexts:
+    """Both halves without features.
+
+    Raises:
+        ValueError: see :func:`read`.
+    """
+    found = read(source, root)
+    name = f"{source.name}_text"
+    return RawTexts(
+        name, *_halves(source, name, Utterances(found.texts, found.labels, found.names))
+    )
+
+
 def _split(source: Source, name: str, found: Texts, features: Tensor) -> Data:
     whole = Split(features, found.labels, found.names, texts=found.texts)
-    trained = set(found.names[: len(found.names) // 2])
+    return Data(name, *_halves(source, name, whole))
+
+
+def _halves(source: Source, name: str, whole: AnyPart) -> tuple[AnyPart, AnyPart]:
+    trained = set(whole.classes[: len(whole.classes) // 2])
     train, test = whole.only(lambda n: n in trained), whole.only(lambda n: n not in trained)
     for part, split, (classes, texts) in (
         ("train", train, source.train),
         ("test", test, source.test),
     ):
         check_counts(f"{name} {part}", split, classes=classes, images=texts)
-    return Data(name, train=train, test=test)
+    return train, test
 
 
 def encoded_file(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.backbones import Backbone
 from benchmarks.crops import POTENTIAL_FIELD, Crops
+from benchmarks.text_trunk import SentenceEncoder
 from pml_extras._checks import check_count, check_one_of
 
 Groups = list[dict[str, Any]]
@@ -26,6 +27,7 @@ CAME_LATER = (  # than the first committed results
     "amp",
     "accumulate",
     "sub_batch",
+    "encoder",
 )
 AMP = ("bfloat16", "float16")
 
@@ -53,6 +55,7 @@ class Budget:
         accumulate: batches a step, whose gradients are averaged; no larger batch.
         sub_batch: rows of a batch that the trunk has a graph of at a time, which takes less memory
             and one more forward pass and changes nothing but last digits; None is all of them.
+        encoder: of texts that have no features; not together with a backbone.
     """
 
     epochs: int
@@ -71,6 +74,7 @@ class Budget:
     amp: str | None = None
     accumulate: int = 1
     sub_batch: int | None = None
+    encoder: SentenceEncoder | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -92,6 +96,8 @@ class Budget:
                 "crops: expected together with a backbone, and neither for images in memory; got "
                 f"{self.crops} with {self.backbone}."
             )
+        if self.backbone is not None and self.encoder is not None:
+            raise ValueError(f"encoder: expected none beside a backbone; got {self.encoder}.")
         if self.amp is not None:
             check_one_of(AMP, amp=self.amp)
         if self.sub_batch is not None:
@@ -115,7 +121,7 @@ class Budget:
     def settings(self) -> dict[str, Any]:
         """As plain JSON; later fields are left out at their default: no older hash changes."""
         return {
-            field.name: value.settings() if isinstance(value, (Backbone, Crops)) else value
+            field.name: value.settings() if isinstance(value, (Backbone, Crops, SentenceEncoder)) else value
             for field in fields(self)
             if (value := getattr(self, field.name)) != field.default or field.name not in CAME_LATER
         }
@@ -134,6 +140,16 @@ ENCODED = Budget(
     proxy_base_lr=1e-3,
 )
 TFIDF = replace(ENCODED, trunk_lr=3e-4, proxy_base_lr=1e-4)
+TRAINED_ENCODER = Budget(
+    epochs=2,
+    iterations=80,
+    batch_size=64,
+    images_per_class=4,
+    embedding_size=384,
+    trunk_lr=2e-5,
+    proxy_base_lr=1e-4,
+    encoder=SentenceEncoder(),
+)
 CUB = Budget(
     epochs=200,
     iterations=58,
@@ -158,8 +174,10 @@ BUDGETS = {
     "cifar_collage": COLLAGES,
     "clinc150": ENCODED,
     "clinc150_tfidf": TFIDF,
+    "clinc150_text": TRAINED_ENCODER,
     "banking77": ENCODED,
     "banking77_tfidf": TFIDF,
+    "banking77_text": TRAINED_ENCODER,
     "clinc150_tfidf_noise": replace(TFIDF, label_noise=0.2),
     "clinc150_tfidf_alpha": TFIDF,
     "clinc150_tfidf_proxies": TFIDF,

@@ -10,64 +10,15 @@ which it is average pooling.
 
 from dataclasses import replace
 
-import torch
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import ContrastiveLoss
-from torch import Tensor, nn
 
+from benchmarks.poolings import AveragePooling, GeneralizedMeanPooling, MaxPooling
 from benchmarks.recipes.recipe import Recipe, at_the_rate_of_the_trunk
 from pml_extras.losses import DelayedMemoryLoss, ZeroShotPredictionLoss
 from pml_extras.pooling import GeneralizedSumPooling
 
 NUM_PROTOTYPES = 64
-
-
-class AveragePooling(nn.Module):
-    """Mean over all places, then the projection: (B, C, H, W) -> (B, embedding_size)."""
-
-    def __init__(self, in_channels: int, embedding_size: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(in_channels, embedding_size, bias=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, embedding_size)."""
-        embeddings: Tensor = self.projection(self.pool(maps))
-        return embeddings
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C)."""
-        return maps.mean(dim=(2, 3))
-
-
-class MaxPooling(AveragePooling):
-    """Largest value of each channel instead."""
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C)."""
-        return maps.amax(dim=(2, 3))
-
-
-class GeneralizedMeanPooling(AveragePooling):
-    """Generalized mean (GeM) instead, with one exponent that is learned.
-
-    Args:
-        in_channels: C.
-        embedding_size: width of the output.
-        exponent: where it starts; 1 is the mean, infinity the maximum.
-        floor: values below count as this, for the power's gradient.
-    """
-
-    def __init__(
-        self, in_channels: int, embedding_size: int, exponent: float = 3.0, floor: float = 1e-6
-    ) -> None:
-        super().__init__(in_channels, embedding_size)
-        self.exponent = nn.Parameter(torch.tensor(exponent))
-        self.floor = floor
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C)."""
-        powers = maps.clamp(min=self.floor).pow(self.exponent)
-        return powers.mean(dim=(2, 3)).pow(1 / self.exponent)
 
 
 def zero_shot_with_memory(

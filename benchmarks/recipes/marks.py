@@ -165,7 +165,10 @@ OF_BUDGETS: Mapping[str, Published] = {
     "flowers": {"epochs": {CODE: (20,)}, "batch_size": {CODE: (64,)}},
     "pets": {"epochs": {CODE: (20,)}, "batch_size": {CODE: (64,)}},
     "omniglot_collage": {"batch_size": {CODE: (64,)}, "images_per_class": {CODE: (4,)}},
-    "cifar_collage": {"batch_size": {CODE: (64,)}, "images_per_class": {CODE: (4,)}},
+    **{
+        name: {"batch_size": {CODE: (64,)}, "images_per_class": {CODE: (4,)}}
+        for name in ("cifar_collage", "clinc150_text", "banking77_text")
+    },
 }
 PARTS = ("loss", "distance", "miner", "pooling")
 BUDGET_FIELDS = (
@@ -185,6 +188,7 @@ BUDGET_FIELDS = (
     "amp",
     "accumulate",
     "sub_batch",
+    "encoder",
 )
 """Those that are ours unless their data set says otherwise."""
 
