@@ -15,6 +15,11 @@ from benchmarks.encoders import sentence_transformer, weights_digest
 from benchmarks.linear_trunk import LinearTrunk
 from benchmarks.poolings import AveragePooling
 
+CHUNK = 32
+"""Texts that are read at once, by length, for little padding: forward and backward of 64 texts of
+clinc150 take a quarter less time than at once, 0.93 s against 1.23 of a core with all-MiniLM-L6-v2;
+16 take as long, 8 more."""
+
 
 @dataclass(frozen=True)
 class SentenceEncoder:
@@ -86,13 +91,23 @@ class TextTrunk(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) -> what the pooling gives, (B, D) at evaluation."""
         valid = ids != PADDING
-        longest = int(valid.sum(dim=1).max())  # of this batch
-        ids, valid = ids[:, :longest], valid[:, :longest]
-        tokens = self.transformer(
-            input_ids=ids.masked_fill(~valid, self._padding), attention_mask=valid.long()
-        ).last_hidden_state  # (B, T, width)
-        embeddings: Tensor = self.pooling(tokens, valid=valid)
+        lengths, order = valid.sum(dim=1).sort(stable=True)
+        longest = int(lengths[-1])
+        parts = []
+        for rows in order.split(CHUNK):
+            width = int(valid[rows[-1]].sum())
+            tokens = self._tokens(ids[rows, :width], valid[rows, :width])
+            parts.append(nn.functional.pad(tokens, (0, 0, 0, longest - width)))
+        tokens = torch.cat(parts)[order.argsort()]  # (B, longest, width of a token)
+        embeddings: Tensor = self.pooling(tokens, valid=valid[:, :longest])
         return embeddings
+
+    def _tokens(self, ids: Tensor, valid: Tensor) -> Tensor:
+        """(B, T, width of a token)."""
+        tokens: Tensor = self.transformer(
+            input_ids=ids.masked_fill(~valid, self._padding), attention_mask=valid.long()
+        ).last_hidden_state
+        return tokens
 
 
 _digest = cache(weights_digest)

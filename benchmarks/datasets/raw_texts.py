@@ -40,15 +40,9 @@ class Utterances:
         )
 
     def of_tokens(self, rows: Sequence[Sequence[int]], width: int) -> Split:
-        """With tokens in the place of images: (N, width) int64, ``PADDING`` behind each text.
-
-        Texts come out by length, the shortest first: what is read in their order, as in
-        evaluation, has little padding in each batch.
-        """
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        padded = [[*rows[row], *[PADDING] * (width - len(rows[row]))] for row in order]
-        texts = tuple(self.texts[row] for row in order)
-        return Split(torch.tensor(padded), self.labels[order], self.classes, texts=texts)
+        """With tokens in the place of images: (N, width) int64, ``PADDING`` behind each text."""
+        padded = [[*row, *[PADDING] * (width - len(row))] for row in rows]
+        return Split(torch.tensor(padded), self.labels, self.classes, texts=self.texts)
 
 
 @dataclass(frozen=True)

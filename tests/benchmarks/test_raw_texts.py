@@ -85,7 +85,7 @@ def test_classes_split_as_with_features(
             assert of_text[text] == half.classes[label]
 
 
-def test_tokens_are_padded_to_one_width_and_come_by_length_with_their_labels() -> None:
+def test_tokens_are_padded_to_one_width_in_the_order_of_their_texts() -> None:
     tokens = {"aa": [1, 2, 3], "b": [4], "cc": [5, 6], "d": [0], "eeeee": [9] * 5}
     data = RawTexts(
         "made up",
@@ -94,10 +94,10 @@ def test_tokens_are_padded_to_one_width_and_come_by_length_with_their_labels() -
         validation=Utterances(("d",), torch.tensor([0]), ("w",)),
     ).tokenised(lambda texts: [tokens[text] for text in texts])
     gap = PADDING
-    expected = [[4, gap, gap, gap, gap], [5, 6, gap, gap, gap], [1, 2, 3, gap, gap]]
+    expected = [[1, 2, 3, gap, gap], [4, gap, gap, gap, gap], [5, 6, gap, gap, gap]]
     assert data.train.images.tolist() == expected
-    assert data.train.labels.tolist() == [1, 1, 0]
-    assert data.train.texts == ("b", "cc", "aa")
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.train.texts == ("aa", "b", "cc")
     assert data.test.images.tolist() == [[9] * 5]
     assert data.validation is not None
     assert data.validation.images.tolist() == [[0, gap, gap, gap, gap]]

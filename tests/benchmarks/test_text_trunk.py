@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import text_trunk
 from benchmarks.datasets.raw_texts import PADDING
 from benchmarks.encoders import sentence_transformer
 from benchmarks.poolings import AveragePooling, GeneralizedMeanPooling, MaxPooling
@@ -69,8 +70,12 @@ def test_untrained_it_is_the_encoder_with_the_pooling_it_was_trained_with(tmp_pa
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_text_alone_and_among_others_is_the_same(pooling: str, encoder: SentenceEncoder) -> None:
+def test_a_text_alone_and_among_others_is_the_same(
+    pooling: str, chunk: int, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_trunk, "CHUNK", chunk)
     trunk = trunk_of(encoder, pooling)
     together = trunk(padded(encoder, width=LONGEST + 5))
     for number, text in enumerate(TEXTS):
@@ -117,6 +122,21 @@ def test_dropout_acts_in_training_alone(encoder: SentenceEncoder) -> None:
     assert torch.equal(trunk(ids), trunk(ids))
     trunk.train()
     assert not torch.equal(trunk(ids), trunk(ids))
+
+
+def test_texts_are_read_by_length_with_the_padding_of_their_like(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_trunk, "CHUNK", 2)
+    shapes: list[torch.Size] = []
+    trunk = trunk_of(encoder)
+    trunk.transformer.register_forward_pre_hook(
+        lambda module, arguments, named: shapes.append(named["input_ids"].shape), with_kwargs=True
+    )
+    trunk(padded(encoder, width=LONGEST + 5))
+    lengths = sorted(len(row) for row in encoder.tokens(TEXTS))
+    assert shapes == [(2, lengths[1]), (2, lengths[3])]
+    assert lengths[1] < lengths[3]
 
 
 @pytest.mark.parametrize("pooling", ["none", "gsp"])
