@@ -203,6 +203,16 @@ def test_a_budget_for_another_kind_of_data_is_refused(
         replace(BUDGETS["cub"], encoder=SentenceEncoder())
 
 
+def test_the_table_compares_poolings_of_one_start_under_one_loss() -> None:
+    for name in ("clinc150_text", "banking77_text"):
+        table, budget = TABLES[name], BUDGETS[name]
+        assert {"gsp", "gsp_zero_shot", "average_pooling", "untrained"} < set(table.recipes)
+        assert table.best_of == ("average_pooling",)
+        assert budget.encoder == SentenceEncoder()
+        assert budget.embedding_size == 384  # at full width the start is the encoder as it was
+        assert budget.steps * budget.batch_size > 2 * 1024  # GSP has prototypes for most of it
+
+
 RUN = ("run", "--dataset", "clinc150_text", "--device", "cpu", "--epochs", 1, "--iterations", 1)
 
 
