@@ -34,7 +34,7 @@ def list_command(results: Results = RESULTS, data_root: Root = None) -> None:
     recipes = {
         name: {
             "method": recipe.title,
-            "needs": "images, whose maps it pools" if recipe.pooling else "images or features",
+            "needs": "maps or tokens to pool" if recipe.pooling else "images, features or texts",
             "a row of": ", ".join(n for n, table in TABLES.items() if name in table.recipes),
             "seconds a run": ", ".join(
                 f"{dataset} {_seconds(of_one)}"

@@ -121,7 +121,9 @@ class Budget:
     def settings(self) -> dict[str, Any]:
         """As plain JSON; later fields are left out at their default: no older hash changes."""
         return {
-            field.name: value.settings() if isinstance(value, (Backbone, Crops, SentenceEncoder)) else value
+            field.name: value.settings()
+            if isinstance(value, (Backbone, Crops, SentenceEncoder))
+            else value
             for field in fields(self)
             if (value := getattr(self, field.name)) != field.default or field.name not in CAME_LATER
         }

@@ -155,7 +155,9 @@ def test_list_shows_what_is_finished_and_where_the_data_is(tmp_path: Path, made_
     assert line_of("omniglot").startswith("omniglot 1 80 not here yet two zip files")
     assert line_of("cub").startswith("cub 0 not here yet CUB_200")
     assert line_of("cub").endswith("--weights of a pretrained backbone, or a random start")
-    assert line_of("contrastive").startswith("contrastive Contrastive images or features digits,")
+    assert line_of("contrastive").startswith(
+        "contrastive Contrastive images, features or texts digits,"
+    )
     assert line_of("contrastive").endswith("digits 4, omniglot 80")
     assert line_of("gsp").startswith("gsp Generalized sum pooling (GSP) images, whose")
     assert line_of("untrained").endswith("in_shop")  # a row of the last table, and no seconds

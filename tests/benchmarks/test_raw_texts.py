@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from benchmarks.__main__ import app
+from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data, RawTexts, banking77, clinc150
 from benchmarks.datasets.raw_texts import PADDING, Utterances
 from benchmarks.datasets.texts import Source
