@@ -52,17 +52,15 @@ ENSEMBLES = Table(
 )
 PFML = potential_field.RECIPES[0].name
 AVERAGE = generalized_sum_pooling.AVERAGE.name
+GSP = generalized_sum_pooling.GSP.name
+ZERO_SHOT = generalized_sum_pooling.ZERO_SHOT.name
 POOLINGS = Table(
     tuple(recipe.name for recipe in generalized_sum_pooling.RECIPES),
     seeds=(0, 1, 2, 3, 4),
     best_of=(AVERAGE,),
 )
 ENCODER = Table(
-    (
-        *(GSP, ZERO_SHOT, AVERAGE),
-        *("multi_similarity", "proxy_anchor", PFML, "untrained"),
-    ),
-    said=((GSP, AVERAGE), (ZERO_SHOT, AVERAGE), (ZERO_SHOT, GSP)),
+    (GSP, ZERO_SHOT, AVERAGE, "multi_similarity", "proxy_anchor", PFML, "untrained"),
     best_of=(AVERAGE,),
 )
 """An encoder of texts, trained: the first three under one loss."""
