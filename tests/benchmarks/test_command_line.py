@@ -159,6 +159,8 @@ def test_list_shows_what_is_finished_and_where_the_data_is(tmp_path: Path, made_
         "contrastive Contrastive images, features or texts digits,"
     )
     assert line_of("contrastive").endswith("digits 4, omniglot 80")
-    assert line_of("gsp").startswith("gsp Generalized sum pooling (GSP) maps or tokens")
+    gsp = "gsp Generalized sum pooling (GSP) maps or tokens to pool"
+    assert line_of("gsp").startswith(f"{gsp} omniglot_collage, cifar_collage")
+    assert "digits" not in line_of("gsp")
     assert line_of("untrained").endswith("in_shop")  # a row of the last table, and no seconds
     assert {line.split(" ")[0] for line in lines} > {*DATASETS, *RECIPES}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from benchmarks.checkpoint import Rest
 from benchmarks.processes import Parts
 from benchmarks.records import read
 from tests.benchmarks.process_ranks import SEVERAL, first_step_of, losses_of, work
@@ -67,6 +68,12 @@ def test_parts_are_consecutive_rows_of_every_batch(number, monkeypatch):
     assert batches == [list(range(start, start + 7)) for start in (0, 7, 14)]
     sizes = [len(of_rank[0]) for of_rank in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_number_of_batches_is_not_known():
+    for batches in (Parts([], 7), Rest([], 0, None)):
+        with pytest.raises(TypeError, match="Whoever asks for batches says how many"):
+            len(batches)
 
 
 def test_torchrun_writes_one_line_a_run_and_speaks_once(tmp_path):

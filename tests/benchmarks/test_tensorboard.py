@@ -102,6 +102,8 @@ def test_points_of_batches_that_are_trained_again_are_replaced(tmp_path: Path) -
     for at in range(5):
         first.after_batch(Trained(at, 0.5))
     first.after_epoch({"epoch": 1, "recall_at_1": 0.5})
+    kept = shown(tmp_path / "batches")["loss_histories/metric_loss"]  # as a killed run leaves it
+    assert kept == [(at, 0.5) for at in range(5)]
     first.close()
     second = Drawn(tmp_path, curve, 2)  # the checkpoint was of two batches, before the epoch
     for at in (2, 3):
