@@ -130,6 +130,23 @@ def test_colours_are_normalised_as_the_weights_expect() -> None:
     torch.testing.assert_close(shifted, torch.tensor([0.2 - 0.406, 0.0 - 0.456, 1.0 - 0.485]))
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("potential field", (1 - 0.485) / 0.229),
+        ("generalized sum pooling", 255 * (1 - 0.406)),
+        ("intra-batch connections", (1 - 0.485) / 0.299),
+        ("ensemble of losses", 255 - 104),
+        ("lifted structure", 255 - 104),
+        ("reality check", (1 - 0.485) / 0.229),
+        ("revisiting", (1 - 0.485) / 0.229),
+    ],
+)
+def test_white_has_in_the_first_channel_what_it_has_in_each_paper(name: str, first: float) -> None:
+    white = Image.new("RGB", (300, 300), "white")
+    assert CROPS[name].test()(white)[0].unique().tolist() == pytest.approx([first], rel=1e-5)
+
+
 def test_settings_tell_all_crops_apart() -> None:
     settings = [json.dumps(crops.settings()) for crops in CROPS.values()]
     assert len(set(settings)) == len(CROPS) == 7

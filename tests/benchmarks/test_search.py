@@ -198,7 +198,7 @@ def test_other_conditions_are_another_search(tmp_path: Path) -> None:
 def test_the_value_is_that_of_the_best_epoch_of_the_mean_over_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    curves = {"few_fold0of2": [0.1, 0.5, 0.8], "few_fold1of2": [0.3, 0.5, 0.2]}
+    curves = {"few_fold0of2": [0.1, 0.5, 0.8, 0.6], "few_fold1of2": [0.3, 0.5, 0.2, 0.2]}
     parts: list[Data] = []
 
     def validated(recipe: Recipe, part: Data, *rest: object) -> list[float]:
@@ -207,12 +207,22 @@ def test_the_value_is_that_of_the_best_epoch_of_the_mean_over_folds(
 
     monkeypatch.setattr(searching, "_validated", validated)
     found = found_in(tmp_path, protocol=replace(TWO_FOLDS, trials=1))
-    assert found.value == 0.5  # of 0.2, 0.5 and 0.5, the first of equals
+    assert found.value == 0.5  # of 0.2, 0.5, 0.5 and 0.4, the first of equals
     assert found.settings["budget.epochs"] == 2
     everything = set(few_features().train.classes)
     assert parts[0].test.classes + parts[1].train.classes == parts[0].test.classes * 2
     assert set(parts[0].test.classes) | set(parts[1].test.classes) == everything
     assert all(part.validation is None for part in parts)
+
+
+def test_the_first_trial_with_the_largest_value_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.25, 0.25, 0.75, 0.75, 0.75, 0.75, 0.5, 0.5])  # two folds a trial
+    monkeypatch.setattr(searching, "_validated", lambda *given: [next(values)])
+    found = found_in(tmp_path, protocol=replace(TWO_FOLDS, trials=4))
+    _, second, *_ = (params for _, _, _, params, _ in trials_in(tmp_path))
+    assert (found.value, found.settings) == (0.75, {**second, "budget.epochs": 1})
 
 
 def fragile(margin: float = 0.1, broken: float = 0.5) -> nn.Module:
