@@ -75,6 +75,10 @@ def test_quick_adds_nothing_to_the_settings_and_every_other_protocol_says_what_i
     }
 
 
+def test_the_reality_check_has_the_trials_folds_and_repeats_of_its_paper() -> None:
+    assert (REALITY_CHECK.trials, REALITY_CHECK.folds, len(set(REALITY_CHECK.seeds))) == (50, 4, 10)
+
+
 def test_paper_reports_the_epoch_with_the_best_recall_of_the_test_classes() -> None:
     result = run(RECIPES["contrastive"], few_features(), 0, LONGER, device=CPU, protocol=PAPER)
     recalls = [point["recall_at_1"] for point in result.curve[1:]]

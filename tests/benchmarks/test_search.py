@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks import search as searching
 from benchmarks.datasets import Data
+from benchmarks.datasets.folds import folds
 from benchmarks.protocols import REALITY_CHECK, Protocol
 from benchmarks.recipes import BUDGETS, RECIPES, Budget, Recipe
 from benchmarks.recipes.space import RATE, Range
@@ -213,6 +214,22 @@ def test_the_value_is_that_of_the_best_epoch_of_the_mean_over_folds(
     assert parts[0].test.classes + parts[1].train.classes == parts[0].test.classes * 2
     assert set(parts[0].test.classes) | set(parts[1].test.classes) == everything
     assert all(part.validation is None for part in parts)
+
+
+def test_a_trial_is_judged_by_the_precision_on_validation_classes_after_each_epoch(
+    tmp_path: Path,
+) -> None:
+    found_in(tmp_path, protocol=replace(TWO_FOLDS, trials=1))
+    curves = []
+    for fold in (0, 1):
+        part = folds(few_features(), 2, fold)
+        assert part.validation is not None
+        half = Data(part.name, train=part.train, test=part.validation)
+        curve = run(RECIPES["multi_similarity"], half, fold, BUDGET, device=CPU).curve
+        curves.append([point["mean_average_precision_at_r"] for point in curve if point["epoch"]])
+    ((*_, notes),) = trials_in(tmp_path)
+    expected = [sum(at_epoch) / 2 for at_epoch in zip(*curves, strict=True)]
+    assert notes["curve"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_first_trial_with_the_largest_value_is_found(
