@@ -213,6 +213,7 @@ ENSEMBLE = Paper(
     ),
 )
 COLLAGES = ("omniglot_collage", "cifar_collage")
+TOKENS = ("clinc150_text", "banking77_text")
 POOLING = Paper(
     "Generalized sum pooling",
     "Gürbüz, Şener and Alatan, Generalized Sum Pooling for Metric Learning, ICCV 2023 "
@@ -235,7 +236,7 @@ POOLING = Paper(
             "the released commands train with it; the paper's comparison was not seen",
             better=("gsp_zero_shot",),
             worse=("gsp",),
-            datasets=COLLAGES,
+            datasets=(*COLLAGES, *TOKENS),
         ),
         Claim(
             "Generalized sum pooling beats maximum and generalized mean",
@@ -244,6 +245,14 @@ POOLING = Paper(
             better=("gsp",),
             worse=("max_pooling", "gem_pooling"),
             datasets=COLLAGES,
+        ),
+        Claim(
+            "Generalized sum pooling of the tokens of a text beats their mean",
+            "Whether weights that leave out nuisance help among the tokens of a sentence too.",
+            "ours, no claim of the paper, which is about images",
+            better=("gsp",),
+            worse=("average_pooling",),
+            datasets=TOKENS,
         ),
     ),
     "The published loss as a whole, with a memory, is another loss than those of the other "
