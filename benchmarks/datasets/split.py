@@ -1,6 +1,6 @@
 """The parts of a data set, and the checks that every data set passes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, compress
 from typing import ClassVar, Protocol
@@ -53,12 +53,22 @@ class Split:
 @dataclass(frozen=True)
 class Data:
     """Training and test half, and where there is one a part to select on, with disjoint classes;
-    refuses anything else."""
+    refuses anything else.
+
+    Args:
+        name: as in the results.
+        train: what is trained on.
+        test: each image against all others.
+        validation: classes to select on, where there are any.
+        refit: of features that were fitted on the texts that train: (texts, which of them may be
+            fitted on) -> features anew, for each fold; None keeps them.
+    """
 
     name: str
     train: Split
     test: Split
     validation: Split | None = None
+    refit: Callable[[Sequence[str], Sequence[bool]], Tensor] | None = None
     gallery: ClassVar[None] = None
     recall_at: ClassVar[tuple[int, ...]] = RECALL_AT
 

@@ -12,8 +12,8 @@ encoder that is trained itself, ``NAME_text``.
 
 import hashlib
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -171,8 +171,20 @@ def load_tfidf(source: Source, root: Path | None) -> Data:
     """
     found = read(source, root)
     trains = (found.labels < len(found.names) // 2).tolist()
-    features = torch.from_numpy(tfidf(found.texts, trains, width=WIDTH))
-    return _split(source, f"{source.name}_tfidf", found, features)
+    return _split(source, f"{source.name}_tfidf", found, _fitted(found.texts, trains))
+
+
+def load_tfidf_refit(source: Source, root: Path | None) -> Data:
+    """The same, whose features are fitted anew in each fold of a search, on its training classes.
+
+    Raises:
+        ValueError: see :func:`read`.
+    """
+    return replace(load_tfidf(source, root), name=f"{source.name}_tfidf_refit", refit=_fitted)
+
+
+def _fitted(texts: Sequence[str], trains: Sequence[bool]) -> Tensor:
+    return torch.from_numpy(tfidf(texts, trains, width=WIDTH))
 
 
 def load_raw(source: Source, root: Path | None) -> RawTexts:

@@ -1,6 +1,8 @@
 """Validation classes from the training half, each once over the folds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 import pytest
 import torch
@@ -38,6 +40,24 @@ def test_texts_stay_with_their_classes() -> None:
     assert data.validation is not None
     assert data.validation.texts == ("c1", "a1", "a2", "c2")
     assert data.train.texts == ("b1",)
+
+
+def test_features_that_were_fitted_are_fitted_again_without_the_classes_that_validate() -> None:
+    labels = torch.tensor([2, 0, 1, 0, 2])
+    part = Split(torch.zeros(5, 1), labels, ("a", "b", "c"), texts=("c1", "a1", "b1", "a2", "c2"))
+    test = Split(torch.zeros(1, 1), torch.tensor([0]), ("d",), texts=("d1",))
+    fitted_on: list[list[str]] = []
+
+    def refit(texts: Sequence[str], trains: Sequence[bool]) -> torch.Tensor:
+        fitted_on.append(list(compress(texts, trains)))
+        return torch.tensor([[float(text[1])] for text in texts])
+
+    data = folds(Data("letters", part, test, refit=refit), 2, 1)
+    assert fitted_on == [["c1", "a1", "a2", "c2"]]
+    assert data.validation is not None
+    assert data.train.images.flatten().tolist() == [1, 1, 2, 2]
+    assert data.validation.images.flatten().tolist() == [1]
+    assert data.test is test
 
 
 @pytest.mark.parametrize(
