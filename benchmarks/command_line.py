@@ -13,15 +13,16 @@ from typer.core import TyperGroup
 
 from benchmarks.cost_command import cost_command
 from benchmarks.data_commands import data_app
-from benchmarks.datasets import DATASETS, Data
+from benchmarks.datasets import DATASETS, RawTexts
 from benchmarks.dry_run import text as dry_run_text
+from benchmarks.jobs import Job, jobs_of
 from benchmarks.listing import list_command
 from benchmarks.options import Results, Root, device_of
 from benchmarks.options import fail as _fail
 from benchmarks.options import known as _known
 from benchmarks.processes import joined, rank_and_number
-from benchmarks.protocols import PROTOCOLS, QUICK, Protocol
-from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe
+from benchmarks.protocols import PROTOCOLS, QUICK
+from benchmarks.recipes import RECIPES, TABLES, Recipe
 from benchmarks.recipes.budget import AMP
 from benchmarks.records import RESULTS
 from benchmarks.reporting import report as reports
@@ -151,20 +152,19 @@ def run_command(
         folder = results or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if smoke else RESULTS)
         load = cache(lambda: DATASETS[dataset].load(data_root))
         try:
-            budget = replace(BUDGETS[dataset], **({**SMOKE, **changed} if smoke else changed))
             rules = (
                 PROTOCOLS[protocol]
                 if trials is None
                 else replace(PROTOCOLS[protocol], trials=trials)
             )
-            if weights is not None:
-                budget = _starting_from(weights, budget, dataset)
+            if smoke:
+                changed = {**SMOKE, **changed}
+            jobs: Iterable[Job] = jobs_of(chosen, dataset, rules, changed, weights)
             own_seeds = rules.seeds or TABLES[dataset].seeds
             wanted = list(dict.fromkeys(seeds or ([0] if smoke else own_seeds)))
             if dry_run:
-                typer.echo(dry_run_text(chosen, dataset, budget, rules, wanted))
+                typer.echo(dry_run_text(list(jobs), dataset, rules, wanted))
                 return
-            jobs: Iterable[tuple[list[Recipe], Budget, Protocol]] = [(chosen, budget, rules)]
             if rules.trials:
                 if rank_and_number()[1] > 1:
                     raise ValueError(
@@ -174,15 +174,14 @@ def run_command(
                 from benchmarks.search_command import settle_all  # only a search needs optuna
 
                 data = load()
-                if not isinstance(data, Data):
+                if isinstance(data, RawTexts):
                     raise ValueError(
-                        f"--protocol: expected data in memory for {rules.name}, whose search "
-                        f"trains on folds of it; got {dataset}. Use features of it: "
-                        "benchmarks data build."
+                        f"--protocol: expected data in memory for {rules.name}, or image files; "
+                        f"got {dataset}, texts without features. Use features of them."
                     )
-                jobs = settle_all(chosen, data, budget, rules, folder, device=place)
-            for settled, changed_budget, after in jobs:
-                run_all(settled, dataset, wanted, changed_budget, folder, after, load, place, nmi,
+                jobs = settle_all(list(jobs), data, folder, device=place, workers=workers)
+            for settled, budget, after in jobs:
+                run_all(settled, dataset, wanted, budget, folder, after, load, place, nmi,
                         workers, tensorboard)  # fmt: skip
         except ValueError as error:
             _fail(error)
@@ -274,17 +273,6 @@ def _recipes(names: Sequence[str]) -> list[Recipe]:
     for name in names:
         _known("--recipes", name, RECIPES)
     return [RECIPES[name] for name in dict.fromkeys(names)]
-
-
-def _starting_from(weights: Path, budget: Budget, dataset: str) -> Budget:
-    if budget.encoder is not None:
-        return replace(budget, encoder=replace(budget.encoder, weights=weights))
-    if budget.backbone is None:
-        raise typer.BadParameter(
-            f"--weights: expected none for {dataset}, whose images lie in memory; got {weights}. "
-            "Its small network starts at random."
-        )
-    return replace(budget, backbone=replace(budget.backbone, weights=weights))
 
 
 app.command("cost", cls=SpreadValues)(cost_command)

@@ -2,24 +2,19 @@
 
 from collections.abc import Sequence
 
+from benchmarks.jobs import Job
 from benchmarks.protocols import Protocol
 from benchmarks.recipes import Budget, Recipe
 from benchmarks.recipes.marks import PARTS, marked
 
 
-def text(
-    recipes: Sequence[Recipe],
-    dataset: str,
-    budget: Budget,
-    protocol: Protocol,
-    seeds: Sequence[int],
-) -> str:
+def text(jobs: Sequence[Job], dataset: str, protocol: Protocol, seeds: Sequence[int]) -> str:
     """Every setting of every recipe, each with where its value is from, and what is searched."""
     return "\n\n".join(
         [
             f"{dataset} under {protocol.name}, seeds {', '.join(map(str, seeds))}: "
             f"{_rules(protocol)}",
-            *(_of(recipe, dataset, budget, protocol) for recipe in recipes),
+            *(_of(recipe, dataset, job.budget, protocol) for job in jobs for recipe in job.recipes),
         ]
     )
 
@@ -31,7 +26,10 @@ def _rules(protocol: Protocol) -> str:
             "training classes; test classes are evaluated once, after the last epoch."
         )
     if protocol.selects_on == "test":
-        return "settings as declared; the best epoch by Recall@1 of the test classes counts."
+        return (
+            "settings and budgets as published, where they are known, and else as declared; the "
+            "best epoch by Recall@1 of the test classes counts."
+        )
     return "settings as declared; test classes are evaluated after every epoch."
 
 

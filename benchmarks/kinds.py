@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from benchmarks.backbones import ImageTrunk, Pooling
 from benchmarks.datasets import AnyData, Data, ImageFiles, Loaded, RawTexts
 from benchmarks.datasets.image_files import Numbered, RandomPictures
 from benchmarks.recipes import Budget
+from benchmarks.recipes.budget import Groups
 from benchmarks.text_trunk import TextTrunk
 
 
@@ -26,6 +28,22 @@ def text_trunk(budget: Budget, seed: int, pooling: Pooling | None) -> TextTrunk:
     assert budget.encoder is not None
     torch.manual_seed(seed)
     return TextTrunk(budget.encoder, budget.embedding_size, pooling)
+
+
+def trunk_groups(trunk: nn.Module, budget: Budget) -> Groups:
+    """One of all its parameters, or of backbone and head with a rate of their own."""
+    parts = {trunk: 1.0}
+    if budget.head_multiple != 1:
+        assert isinstance(trunk, ImageTrunk)
+        parts = {trunk.features: 1.0, trunk.pooling: budget.head_multiple}
+    return [
+        {
+            "params": list(part.parameters()),
+            "lr": multiple * budget.trunk_lr,
+            "weight_decay": budget.weight_decay,
+        }
+        for part, multiple in parts.items()
+    ]
 
 
 def readable(data: Loaded, budget: Budget) -> AnyData:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.recipes import Budget, Recipe
+from benchmarks.recipes.published import row_of
 
 Setting = float | int | str | bool | None
 SEARCHED = ("epochs", "trunk_lr", "proxy_base_lr")  # of a budget
@@ -24,6 +25,8 @@ class Protocol:
         seeds: of the final runs; () is those of the data set's table.
         found: settings that a search found, under their names in the records; None before it.
         max_epochs: that the search could choose from; None before it.
+        as_published: whether a recipe takes settings and a budget of its own where there are any,
+            see :mod:`benchmarks.recipes.published`.
 
     Raises:
         ValueError: a search without two folds, or folds without a search.
@@ -36,6 +39,7 @@ class Protocol:
     seeds: tuple[int, ...] = ()
     found: Mapping[str, Setting] | None = field(default=None, hash=False)
     max_epochs: int | None = None
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         searches = self.selects_on == "validation"
@@ -71,6 +75,7 @@ class Protocol:
                 "folds": self.folds,
                 "max_epochs": self.max_epochs,
                 "found": None if self.found is None else dict(self.found),
+                **({"own_budget": True} if row_of(recipe, dataset) else {}),
             },
         }
 
@@ -80,13 +85,15 @@ class Protocol:
 
 
 QUICK = Protocol("quick")
-PAPER = Protocol("paper", selects_on="test", seeds=(0, 1, 2, 3, 4))
+PAPER = Protocol("paper", selects_on="test", seeds=(0, 1, 2, 3, 4), as_published=True)
 REALITY_CHECK = Protocol(
     "reality-check", selects_on="validation", trials=50, folds=4, seeds=tuple(range(10))
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (QUICK, PAPER, REALITY_CHECK)}
+OWN_BUDGETS = {name for name, protocol in PROTOCOLS.items() if protocol.as_published}
 """``quick`` has the settings and budgets of this package. ``paper`` does as the papers did: all
-training classes, and the epoch with the best Recall@1 of the test classes. ``reality-check`` is the
+training classes, the epoch with the best Recall@1 of the test classes, and of rows that are known
+to have had a budget of their own that one. ``reality-check`` is the
 protocol of Musgrave et al., A Metric Learning Reality Check, ECCV 2020: 50 trials for every method,
 validation on each of four parts of the training classes, ten seeds. Departures: the final model is
 trained on all training classes, for as many epochs as were best in the search, where the paper
@@ -102,10 +109,13 @@ def protocol_name(settings: Mapping[str, Any]) -> str:
 
 def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What two records have in common if they may be in one table: the budget, of a search without
-    what it may have changed; and the protocol without what was found."""
+    what it may have changed; and the protocol without what was found. Where rows have budgets of
+    their own it is the protocol alone."""
     protocol = dict(settings.get("protocol", {}))
     if not protocol:
         return dict(settings["budget"])
+    if protocol["name"] in OWN_BUDGETS:
+        return {"protocol": {name: of for name, of in protocol.items() if name != "own_budget"}}
     changed = () if protocol.pop("found") is None else SEARCHED
     budget = {name: value for name, value in settings["budget"].items() if name not in changed}
     return {**budget, "protocol": protocol}

@@ -20,6 +20,11 @@ from benchmarks.records import Record, path_of
 INTERRUPTED = 130
 
 
+def number_of_workers(named: int | None) -> int:
+    """Processes that read image files: one a processor, up to 8, where none are named."""
+    return min(8, cpu_count()) if named is None else named
+
+
 def run_all(
     chosen: list[Recipe],
     dataset: str,
@@ -74,7 +79,7 @@ def run_all(
                 folder,
                 device=device,
                 nmi=nmi,
-                workers=min(8, cpu_count()) if workers is None else workers,
+                workers=number_of_workers(workers),
                 protocol=protocol,
                 tensorboard=tensorboard,
                 on_start=started,

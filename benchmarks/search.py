@@ -27,8 +27,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.alone import alone
 from benchmarks.best import criterion_of
-from benchmarks.datasets.folds import folds
-from benchmarks.datasets.split import Data
+from benchmarks.datasets import AnyData
+from benchmarks.datasets.folds import training_half
 from benchmarks.protocols import Protocol, Setting
 from benchmarks.provenance import provenance
 from benchmarks.recipes import Budget, Recipe, digest
@@ -69,12 +69,13 @@ def path_of(folder: Path, dataset: str, recipe: Recipe) -> Path:
 
 def search(
     recipe: Recipe,
-    data: Data,
+    data: AnyData,
     budget: Budget,
     protocol: Protocol,
     folder: Path,
     *,
     device: torch.device,
+    workers: int = 0,
     on_step: Callable[[], None] = lambda: None,
     on_trial: Callable[[int], None] = lambda number: None,
 ) -> Found:
@@ -88,6 +89,7 @@ def search(
         protocol: how many trials and folds.
         folder: of the results.
         device: where to train.
+        workers: processes that read image files.
         on_step: called after every training step.
         on_trial: called with the number of a trial before it begins.
 
@@ -98,7 +100,7 @@ def search(
     """
     if recipe.loss is None:
         return Found({}, None, 0, {})
-    parts = [_fold(data, protocol.folds, fold) for fold in range(protocol.folds)]
+    parts = [training_half(data, protocol.folds, fold) for fold in range(protocol.folds)]
     _check_batches(parts, budget)
     settings = recipe.settings(data.name, budget)
     declared = {name: _at(settings, name) for name in recipe.space}
@@ -109,7 +111,7 @@ def search(
             on_trial(number)
             params, distributions = _asked(study.trials, recipe.space, declared, SEED + number)
             study.add_trial(
-                _tried(recipe, parts, budget, params, distributions, device=device, on_step=on_step)
+                _tried(recipe, parts, budget, params, distributions, device, workers, on_step)
             )
         return _best(study.trials[: protocol.trials])
 
@@ -130,15 +132,7 @@ def with_settings(recipe: Recipe, budget: Budget, found: Values) -> tuple[Recipe
     )
 
 
-def _fold(data: Data, k: int, fold: int) -> Data:
-    """Training classes alone: those that validate in the place of the test half, which stays
-    outside."""
-    part = folds(data, k, fold)
-    assert part.validation is not None
-    return Data(part.name, train=part.train, test=part.validation)
-
-
-def _check_batches(parts: Sequence[Data], budget: Budget) -> None:
+def _check_batches(parts: Sequence[AnyData], budget: Budget) -> None:
     needed = budget.batch_size // budget.images_per_class
     for part in parts:
         if len(part.train.classes) < needed:
@@ -200,12 +194,12 @@ def _distribution(limits: Range) -> BaseDistribution:
 
 def _tried(
     recipe: Recipe,
-    parts: Sequence[Data],
+    parts: Sequence[AnyData],
     budget: Budget,
     params: Values,
     distributions: dict[str, BaseDistribution],
-    *,
     device: torch.device,
+    workers: int,
     on_step: Callable[[], None],
 ) -> FrozenTrial:
     """A trial that ended, with a value or with the reason why it has none."""
@@ -214,7 +208,7 @@ def _tried(
     value = None
     try:
         curves = [
-            _validated(recipe, part, seed, budget, device, on_step)
+            _validated(recipe, part, seed, budget, device, workers, on_step)
             for seed, part in enumerate(parts)
         ]
         means = [fmean(at_epoch) for at_epoch in zip(*curves, strict=True)]
@@ -232,14 +226,15 @@ def _tried(
 
 def _validated(
     recipe: Recipe,
-    part: Data,
+    part: AnyData,
     seed: int,
     budget: Budget,
     device: torch.device,
+    workers: int,
     on_step: Callable[[], None],
 ) -> list[float]:
     """MAP@R of the validation classes after each epoch."""
-    result = run(recipe, part, seed, budget, device=device, on_step=on_step)
+    result = run(recipe, part, seed, budget, device=device, workers=workers, on_step=on_step)
     return [float(point[OBJECTIVE]) for point in result.curve[1:]]
 
 
@@ -258,12 +253,13 @@ def _best(trials: Sequence[FrozenTrial]) -> Found:
 
 def settle(
     recipe: Recipe,
-    data: Data,
+    data: AnyData,
     budget: Budget,
     protocol: Protocol,
     folder: Path,
     *,
     device: torch.device,
+    workers: int = 0,
     on_step: Callable[[], None] = lambda: None,
     on_trial: Callable[[int], None] = lambda number: None,
 ) -> tuple[Recipe, Budget, Protocol, Found]:
@@ -274,7 +270,15 @@ def settle(
     """
     criterion_of(recipe.schedule, data, protocol)
     found = search(
-        recipe, data, budget, protocol, folder, device=device, on_step=on_step, on_trial=on_trial
+        recipe,
+        data,
+        budget,
+        protocol,
+        folder,
+        device=device,
+        workers=workers,
+        on_step=on_step,
+        on_trial=on_trial,
     )
     after = protocol.settled(found.settings, budget.epochs)
     return *with_settings(recipe, budget, found.settings), after, found

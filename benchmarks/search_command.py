@@ -7,36 +7,40 @@ import torch
 import typer
 from tqdm import tqdm
 
-from benchmarks.datasets import Data
+from benchmarks.datasets import AnyData
+from benchmarks.jobs import Job
 from benchmarks.protocols import Protocol
 from benchmarks.recipes import Budget, Recipe
-from benchmarks.run_command import INTERRUPTED
+from benchmarks.run_command import INTERRUPTED, number_of_workers
 from benchmarks.search import Found, path_of, settle
 
 
 def settle_all(
-    recipes: Sequence[Recipe],
-    data: Data,
-    budget: Budget,
-    protocol: Protocol,
+    jobs: Sequence[Job],
+    data: AnyData,
     folder: Path,
     *,
     device: torch.device,
-) -> Iterator[tuple[list[Recipe], Budget, Protocol]]:
+    workers: int | None,
+) -> Iterator[Job]:
     """What the final runs of each recipe take, as soon as its search has ended."""
-    for recipe in recipes:
-        settled, changed, rules, found = _settle(recipe, data, budget, protocol, folder, device)
-        typer.echo(_line(recipe, found))
-        yield [settled], changed, rules
+    for recipes, budget, protocol in jobs:
+        for recipe in recipes:
+            settled, changed, rules, found = _settle(
+                recipe, data, budget, protocol, folder, device, number_of_workers(workers)
+            )
+            typer.echo(_line(recipe, found))
+            yield Job([settled], changed, rules)
 
 
 def _settle(
     recipe: Recipe,
-    data: Data,
+    data: AnyData,
     budget: Budget,
     protocol: Protocol,
     folder: Path,
     device: torch.device,
+    workers: int,
 ) -> tuple[Recipe, Budget, Protocol, Found]:
     a_trial = budget.steps * protocol.folds
     bar = tqdm(total=protocol.trials * a_trial, unit="step", dynamic_ncols=True, disable=None)
@@ -57,6 +61,7 @@ def _settle(
                 protocol,
                 folder,
                 device=device,
+                workers=workers,
                 on_step=stepped,
                 on_trial=began,
             )

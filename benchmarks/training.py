@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset
 
 from benchmarks.datasets import AnyData
+from benchmarks.kinds import trunk_groups
 from benchmarks.processes import wrapped_loss, wrapped_miner, wrapped_trunk
 from benchmarks.quiet import quiet_pml
 from benchmarks.recipes import Budget, Recipe
@@ -41,12 +42,7 @@ def begin(
         return Trained(trunk, None, {}, {}, scaler)
     loss = loss.to(device)
     make = OPTIMIZERS[budget.optimizer]
-    of_trunk = {
-        "params": list(trunk.parameters()),
-        "lr": budget.trunk_lr,
-        "weight_decay": budget.weight_decay,
-    }
-    optimizers = {"trunk_optimizer": make([of_trunk])}
+    optimizers = {"trunk_optimizer": make(trunk_groups(trunk, budget))}
     if groups := recipe.groups(loss, budget):
         optimizers["metric_loss_optimizer"] = make(groups)
     return Trained(trunk, loss, recipe.make_miners(), optimizers, scaler)

@@ -14,6 +14,7 @@ from benchmarks.datasets import (
     cub,
     digits,
     flowers,
+    image_features,
     in_shop,
     omniglot,
     omniglot_collage,
@@ -54,18 +55,18 @@ class Dataset:
     verify: Callable[[Path], list[str]] | None = None
 
     @classmethod
-    def of(cls, official: Official) -> "Dataset":
-        """Of image files."""
+    def of(cls, official: Official, name: str | None = None) -> "Dataset":
+        """Of image files, perhaps under another name."""
         return cls(
-            official.name,
+            name or official.name,
             official.needs,
-            official.load,
+            partial(_again, name, official.load) if name else official.load,
             official.place,
             verify=official.verify,
         )
 
 
-def _again(name: str, load: Callable[[Path | None], Data], root: Path | None) -> Data:
+def _again(name: str, load: Callable[[Path | None], AnyData], root: Path | None) -> AnyData:
     """The data of another set, with a name, and so results and rows, of its own."""
     return replace(load(root), name=name)
 
@@ -120,7 +121,28 @@ DATASETS = {
             )
             for name in CLAIMS_ON_TFIDF
         ),
+        Dataset(
+            "clinc150_tfidf_refit",
+            clinc150.NEEDS_TFIDF,
+            partial(texts.load_tfidf_refit, clinc150.SOURCE),
+            partial(texts.place, clinc150.SOURCE),
+        ),
         *map(Dataset.of, (cub.OFFICIAL, cars196.OFFICIAL, sop.OFFICIAL, in_shop.OFFICIAL)),
+        *(
+            Dataset.of(module.OFFICIAL, f"{module.OFFICIAL.name}_{network}")
+            for network in ("dino", "vit")
+            for module in (cub, cars196, sop)
+        ),
+        *(
+            Dataset(
+                f"{official.name}_features",
+                f"{official.folder}/ and {official.name}/{image_features.TRUNK}.npy in --data-root "
+                "or PML_EXTRAS_DATA",
+                partial(image_features.load, official),
+                partial(image_features.place, official),
+            )
+            for official in (cub.OFFICIAL, cars196.OFFICIAL)
+        ),
     )
 }
 

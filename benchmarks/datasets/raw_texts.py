@@ -81,4 +81,5 @@ class RawTexts:
             parts.append(self.validation)
         rows = [tokens(part.texts) for part in parts]
         width = max(len(ids) for of_part in rows for ids in of_part)
-        return Data(self.name, *map(Utterances.of_tokens, parts, rows, [width] * len(parts)))
+        train, test, *validation = map(Utterances.of_tokens, parts, rows, [width] * len(parts))
+        return Data(self.name, train, test, validation[0] if validation else None)

@@ -48,6 +48,14 @@ IBC = Recipe(
     groups=at_the_rate_of_the_trunk,
     space={**RATE, "loss.temperature": Range(0.01, 1, "released code: 0 to 1, without 0")},
 )
+AS_RELEASED = replace(
+    IBC,
+    name="ibc_released",
+    title=f"IBC, released recipe {TEST_SELECTED}",
+    loss_args={"add_zero_attn": True},
+    sampler=every_image_a_pass,
+    schedule=ReloadAndDrop(select_on="test"),
+)
 VARIANTS = (
     replace(
         IBC,
@@ -69,12 +77,5 @@ VARIANTS = (
         title="IBC, no auxiliary classifier",
         loss_args={"aux_weight": 0.0},
     ),
-    replace(
-        IBC,
-        name="ibc_released",
-        title=f"IBC, released recipe {TEST_SELECTED}",
-        loss_args={"add_zero_attn": True},
-        sampler=every_image_a_pass,
-        schedule=ReloadAndDrop(select_on="test"),
-    ),
+    AS_RELEASED,
 )

@@ -10,16 +10,17 @@ from pytorch_metric_learning.losses import LiftedStructureLoss as PmlLiftedStruc
 from benchmarks.recipes.recipe import Recipe
 from pml_extras.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 
+RAW = Recipe(
+    "lifted_structure_raw",
+    "Lifted structure (ours), raw rows",
+    LiftedStructureLoss,
+    distance=LpDistance,
+    distance_args={"normalize_embeddings": False},
+)
 RECIPES = (
     Recipe("lifted_structure", "Lifted structure (ours)", LiftedStructureLoss),
     Recipe("lifted_structure_pml", "Lifted structure (pml)", PmlLiftedStructureLoss),
-    Recipe(
-        "lifted_structure_raw",
-        "Lifted structure (ours), raw rows",
-        LiftedStructureLoss,
-        distance=LpDistance,
-        distance_args={"normalize_embeddings": False},
-    ),
+    RAW,
     Recipe(
         "generalized_lifted_structure",
         "Generalized lifted structure (ours)",

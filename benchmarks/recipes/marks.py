@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from benchmarks.backbones import Backbone
-from benchmarks.recipes.budget import Budget
+from benchmarks.recipes.budget import DINO, TRANSFORMERS, Budget
+from benchmarks.recipes.published import row_of
 from benchmarks.recipes.recipe import Recipe
 
 Mark = Literal["paper", "authors' code", "ours"]
@@ -25,7 +26,7 @@ IBC: Published = {
     "num_layers": {CODE: (1, 2)},
     "feedforward_size": {CODE: (None,)},
     "dropout": {CODE: (0.1,)},
-    "temperature": {CODE: (0.2,)},
+    "temperature": {CODE: (0.2, 1 / 9, 0.6046908988578005, 0.18591347176280537)},
     "label_smoothing": {CODE: (0.1,)},
     "mpn_weight": {CODE: (1.0,)},
     "aux_weight": {CODE: (1.0,)},
@@ -72,9 +73,9 @@ OF_CLASSES: Mapping[str, Published] = {
     "SmoothedProxyNCALoss": {"softmax_scale": {CODE: (3.0,)}, "label_smoothing": {CODE: (0.1,)}},
     "on_one_embedding": {"max_scale": NOWHERE},
     "on_heads": {
-        "max_scale": NOWHERE,
+        "max_scale": {CODE: (None,)},
         "diversity_weight": {CODE: (0.01, 0.1)},
-        "heads_to_width": {CODE: (2,)},
+        "heads_to_width": {CODE: (2, 16)},
     },
     "FixedWeights": {"weights": NOWHERE},
     "HomoscedasticUncertainty": {"kind": NOWHERE, "initial": NOWHERE},
@@ -84,27 +85,27 @@ OF_CLASSES: Mapping[str, Published] = {
     "MultipleGradientDescent": {"normalize": NOWHERE},
     "ContrastiveLoss": {"pos_margin": NOWHERE, "neg_margin": NOWHERE},
     "GeneralizedSumPooling": {
-        "num_prototypes": {CODE: (64,)},
+        "num_prototypes": {CODE: (64, 128)},
         "mass": {CODE: (0.3,)},
         "sharpness": {CODE: (5.0,)},
         "project": {CODE: (True,)},
-        "max_pool_branch": {CODE: (False,)},
-        "gem": {CODE: (False,)},
+        "max_pool_branch": {CODE: (False, True)},
+        "gem": {CODE: (False, True)},
         "learn_mass": {CODE: (False,)},
         "learn_sharpness": {CODE: (False,)},
         "startup_size": {CODE: (1024,)},
         "concatenate_attributes": {CODE: (False, True)},
     },
     "ZeroShotPredictionLoss": {
-        "num_attributes": {CODE: (64,)},
+        "num_attributes": {CODE: (64, 128)},
         "ridge": {CODE: (0.05,)},
         "logit_scale": {CODE: (9.5,)},
         "weight": {CODE: (0.1,)},
     },
     "zero_shot_with_memory": {
-        "num_attributes": {CODE: (64,)},
-        "memory_size": {CODE: (1600,)},
-        "start_after": {CODE: (125,)},
+        "num_attributes": {CODE: (64, 128)},
+        "memory_size": {CODE: (1600, 2800, 44800, 156800)},
+        "start_after": {CODE: (125, 1400, 2400)},
     },
     "GeneralizedMeanPooling": {"exponent": {CODE: (3.0,)}, "floor": {CODE: (1e-6,)}},
     "MultiSimilarityLoss": {
@@ -134,6 +135,7 @@ OF_RECIPES: Mapping[str, Mapping[str, Mapping[Mark, Values]]] = {
         name: {"loss.pos_margin": C1, "loss.neg_margin": C1}
         for name in ("gsp", "average_pooling", "max_pooling", "gem_pooling")
     },
+    "ibc": {"loss.mpn_weight": {CODE: (0.0, 1.0)}},  # 0 for Stanford Online Products
     "gsp_zero_shot": {"loss.inner.loss.pos_margin": C1, "loss.inner.loss.neg_margin": C1},
 }
 """Where a value was published for this recipe and not for its class, or the other way round."""
@@ -158,6 +160,10 @@ OF_BUDGETS: Mapping[str, Published] = {
         "weight_decay": {PAPER: (1e-4,)},
     },
     "sop": OF_PFML,
+    **{
+        name: {**OF_PFML, "embedding_size": {PAPER: (384,)}, "backbone": {PAPER: (DINO,)}}
+        for name in TRANSFORMERS
+    },
     "omniglot_validation": {
         "optimizer": {CODE: ("radam",)},
         "weight_decay": {CODE: (6.059722614369727e-06,)},
@@ -189,6 +195,7 @@ BUDGET_FIELDS = (
     "accumulate",
     "sub_batch",
     "encoder",
+    "head_multiple",
 )
 """Those that are ours unless their data set says otherwise."""
 
@@ -202,8 +209,11 @@ def marked(recipe: Recipe, dataset: str, budget: Budget) -> dict[str, tuple[Any,
     settings = recipe.settings(dataset, budget)
     whole = {field.name: getattr(budget, field.name) for field in fields(budget)}
     found: dict[str, tuple[Any, Mark]] = {}
+    of_budget = OF_BUDGETS.get(dataset, {})
+    if row := row_of(recipe, dataset):
+        of_budget = {name: {CODE: (getattr(row.budget, name),)} for name in row.released}
     for name, value in whole.items():
-        published = OF_BUDGETS.get(dataset, {}).get(name, NOWHERE)
+        published = of_budget.get(name, NOWHERE)
         if name not in BUDGET_FIELDS:
             raise _unmarked(recipe, f"budget.{name}")
         found[f"budget.{name}"] = (value, _mark(published, value))

@@ -12,6 +12,7 @@ from benchmarks.recipes import (
     loss_ensemble,
     potential_field,
 )
+from benchmarks.recipes.budget import TRANSFORMERS
 from benchmarks.recipes.recipe import Recipe
 
 
@@ -88,11 +89,26 @@ def _sweep(recipes: Sequence[Recipe]) -> Table:
     return Table((PFML, *others, "untrained"), best_of=(PFML,))
 
 
-def _of_files(published: str) -> Table:
-    return Table(
-        (published, "proxy_anchor", "multi_similarity", "contrastive", "untrained"),
-        seeds=(0, 1, 2, 3, 4),
+BASELINES = ("proxy_anchor", "multi_similarity", "contrastive", "untrained")
+
+
+def _of_files(field: Recipe) -> Table:
+    """The papers of this package beside baselines; under ``paper`` some with their own budgets."""
+    papers = (
+        field,
+        lifted_structure.RAW,
+        IBC,
+        loss_ensemble.HEADS,
+        generalized_sum_pooling.GSP,
+        generalized_sum_pooling.ZERO_SHOT,
+        generalized_sum_pooling.MEMORY,
     )
+    return Table((*(recipe.name for recipe in papers), *BASELINES), seeds=(0, 1, 2, 3, 4))
+
+
+def _of_transformers(field: Recipe) -> Table:
+    """Networks of timm, which pool by themselves: rows of one head."""
+    return Table((field.name, IBC.name, *BASELINES), seeds=(0, 1, 2, 3, 4))
 
 
 TABLES = {
@@ -123,8 +139,17 @@ TABLES = {
     "clinc150_tfidf_noise": NOISE,
     "clinc150_tfidf_alpha": _sweep(potential_field.ALPHA_SWEEP),
     "clinc150_tfidf_proxies": _sweep(potential_field.PROXIES_SWEEP),
-    "cub": _of_files(image_files.PUBLISHED.name),
-    "cars196": _of_files(image_files.PUBLISHED.name),
-    "sop": _of_files(image_files.MANY_CLASSES.name),
-    "in_shop": _of_files(image_files.MANY_CLASSES.name),
+    "clinc150_tfidf_refit": TEXTS,
+    "cub": _of_files(image_files.PUBLISHED),
+    "cars196": _of_files(image_files.PUBLISHED),
+    "sop": _of_files(image_files.MANY_CLASSES),
+    "in_shop": _of_files(image_files.MANY_CLASSES),
+    **{
+        name: _of_transformers(
+            image_files.MANY_CLASSES if name.startswith("sop") else image_files.PUBLISHED
+        )
+        for name in TRANSFORMERS
+    },
+    "cub_features": TEXTS,
+    "cars196_features": TEXTS,
 }

@@ -71,7 +71,7 @@ def _by_step(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(points,) and (seeds, points)."""
     curves = _curves(method, metric)
-    return selection.budget["iterations"] * np.arange(curves.shape[1]), curves
+    return method.budget["iterations"] * np.arange(curves.shape[1]), curves
 
 
 def _curves(method: Method, metric: str) -> NDArray[np.float64]:

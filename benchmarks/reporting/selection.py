@@ -34,6 +34,18 @@ class Method:
         ]
 
     @property
+    def budget(self) -> dict[str, Any]:
+        """As recorded; of a search without regard to what it changed, that of the first seed."""
+        budget: dict[str, Any] = self.settings["budget"]
+        return budget
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As recorded, of the first seed."""
+        settings: dict[str, Any] = self.runs[self.seeds[0]]["settings"]
+        return settings
+
+    @property
     def selected_on(self) -> str | None:
         """The classes that said which epoch counts; None, as in older records: the last one."""
         return self.runs[self.seeds[0]].get("selected_on")
@@ -48,7 +60,8 @@ class Selection:
     """Comparable methods of one data set.
 
     Args:
-        budget: what all of them share; without what a search chose for each of them.
+        budget: what all of them share, without what a search chose for each of them; {} where
+            methods have budgets of their own.
         methods: in the order of the registry, then those that it no longer has.
         notes: what was left out, in sentences.
         protocol: what all of them share of it, as recorded; {} is ``quick``.
@@ -87,7 +100,8 @@ def protocols_of(records: Sequence[Record]) -> list[str]:
 
 
 def select(dataset: str, records: Sequence[Record], protocol: str = QUICK.name) -> Selection:
-    """One protocol; the newest budget under it, and the newest settings of each recipe.
+    """One protocol; the newest budget under it, unless rows have their own, and the newest settings
+    of each recipe.
 
     Args:
         dataset: its name.
@@ -120,6 +134,9 @@ def select(dataset: str, records: Sequence[Record], protocol: str = QUICK.name) 
         runs = {record["seed"]: record for record in kept}
         methods.append(Method(recipe, kept[-1]["title"], runs))
     rules = shared.pop("protocol", {})
+    budgets = [method.budget for method in methods]
+    if not shared and all(budget == budgets[0] for budget in budgets):
+        shared = budgets[0]
     return Selection(dataset, shared, tuple(methods), tuple(notes), rules)
 
 

@@ -14,7 +14,7 @@ from benchmarks.recipes import TABLES, baselines
 from benchmarks.recipes.claimed import CLAIMED
 from benchmarks.recipes.claims import claims_on
 from benchmarks.recipes.tables import Table
-from benchmarks.reporting.heading import heading
+from benchmarks.reporting.heading import heading, own_budgets
 from benchmarks.reporting.judge import Judgement, judge
 from benchmarks.reporting.selection import Method, Selection
 
@@ -47,7 +47,9 @@ def table(selection: Selection) -> str:
     Markdown."""
     parts = [heading(selection), _results(selection)]
     first, chosen = reference(selection)
-    if differences := _differences(selection, first):
+    if not selection.budget:
+        parts.append(own_budgets(selection))
+    elif differences := _differences(selection, first):
         parts += [
             f"Difference to {first.title}{chosen} on the same seeds, in points "
             "(mean ± half a 95 % t-interval of the paired differences):",

@@ -1,17 +1,23 @@
 """Small budgets, and records that no training made."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from benchmarks.datasets import DATASETS, Data
+from benchmarks.backbones import TORCHVISION
+from benchmarks.command_line import app
+from benchmarks.datasets import DATASETS, Data, Dataset, ImageFiles
 from benchmarks.neighbours import nearest
 from benchmarks.recipes import BUDGETS, RECIPES, Budget, digest
 from benchmarks.records import Record
 from tests.benchmarks.few_digits import few_digits
+from tests.benchmarks.image_runs import SMALL, Tiny
+from tests.benchmarks.miniatures import MINIATURES
 
 CPU = torch.device("cpu")
 
@@ -93,3 +99,38 @@ def made_up(picture: dict[str, Any]) -> Callable[..., Record]:
         }
 
     return make
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TORCHVISION, "resnet18", Tiny)
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp(name) for name in MINIATURES}
+    for name, root in made.items():
+        MINIATURES[name].make(root)
+    return made
+
+
+@pytest.fixture
+def load(roots: dict[str, Path]) -> Callable[[str], ImageFiles]:
+    return lambda name: MINIATURES[name].official.load(roots[name])
+
+
+@pytest.fixture
+def on_the_command_line(
+    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    for name, miniature in MINIATURES.items():
+        monkeypatch.setitem(DATASETS, name, Dataset.of(miniature.official))
+        monkeypatch.setitem(BUDGETS, name, SMALL)
+
+    def call(*arguments: object, name: str = "cub", root: Path | None = None) -> tuple[int, str]:
+        where = ["--results", tmp_path / "results", "--data-root", root or roots[name]]
+        run_it = ["run", "--dataset", name, "--device", "cpu", *where, *arguments]
+        found = CliRunner().invoke(app, list(map(str, run_it)), catch_exceptions=False)
+        return found.exit_code, " ".join(found.output.replace("│", " ").split())
+
+    return call

@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data
-from benchmarks.recipes import BUDGETS, RECIPES, marks
+from benchmarks.protocols import PROTOCOLS
+from benchmarks.recipes import BUDGETS, RECIPES, TABLES, marks
 from benchmarks.recipes.marks import CODE, OURS, PAPER, marked
 from benchmarks.records import read
 from tests.benchmarks.few_features import few_features
@@ -32,7 +33,7 @@ def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_data")
-@pytest.mark.parametrize("protocol", ["quick", "reality-check"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_recipe_is_shown_and_every_setting_marked(protocol: str, tmp_path: Path) -> None:
     shown = call(
         *("run", "--dry-run", "--protocol", protocol, "--results", tmp_path),
@@ -50,6 +51,22 @@ def test_every_recipe_is_shown_and_every_setting_marked(protocol: str, tmp_path:
         searched = {match[1] for match in found if match and match[4]}
         assert searched == (set(recipe.space) if protocol == "reality-check" else set())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_no_data")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_row_of_every_table_is_shown_under_every_protocol(
+    dataset: str, protocol: str
+) -> None:
+    shown = call("run", "--dry-run", "--dataset", dataset, "--protocol", protocol)
+    assert shown.exit_code == 0, shown.output
+    head, *blocks = shown.output.strip().split("\n\n")
+    assert head.startswith(f"{dataset} under {protocol}, seeds ")
+    assert [block.split(":")[0] for block in blocks] == list(TABLES[dataset].recipes)
+    for block in blocks:
+        lines = [line for line in block.splitlines()[1:] if not line.startswith("  epochs ")]
+        assert all(LINE.fullmatch(line) for line in lines), block
 
 
 def test_marks_follow_the_value() -> None:

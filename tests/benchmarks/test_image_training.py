@@ -9,66 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.backbones import TORCHVISION, Backbone, ImageTrunk
+from benchmarks.backbones import Backbone, ImageTrunk
 from benchmarks.command_line import app
-from benchmarks.crops import POTENTIAL_FIELD
-from benchmarks.datasets import DATASETS, Data, Dataset, ImageFiles
-from benchmarks.recipes import BUDGETS, RECIPES, Budget, ReloadAndDrop
+from benchmarks.datasets import Data, ImageFiles
+from benchmarks.recipes import RECIPES, Budget, ReloadAndDrop
 from benchmarks.records import read
 from benchmarks.run import Result, run, trunk_of
+from tests.benchmarks.image_runs import SMALL
 from tests.benchmarks.miniatures import MINIATURES
 from tests.benchmarks.test_checkpoint import comparable
 
+pytestmark = pytest.mark.usefixtures("tiny")
 CPU = torch.device("cpu")
-SMALL = Budget(
-    epochs=2,
-    iterations=2,
-    batch_size=6,
-    images_per_class=2,
-    embedding_size=16,
-    weight_decay=5e-4,
-    backbone=Backbone("resnet18"),
-    crops=replace(POTENTIAL_FIELD, size=32),
-    warm_up_epochs=1,
-)
-PAPERS = ("pfml", "pfml_2", "lifted_structure", "ibc", "ensemble_simplex", "gsp", "gsp_zero_shot")
-
-
-class Tiny(nn.Module):
-    """In place of a ResNet of 11 million weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, kernel_size=7, stride=4)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(16, 1000)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.bn1(self.conv1(images)).relu()
-        scores: torch.Tensor = self.fc(self.avgpool(maps).flatten(1))
-        return scores
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TORCHVISION, "resnet18", Tiny)
-
-
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: tmp_path_factory.mktemp(name) for name in MINIATURES}
-    for name, root in made.items():
-        MINIATURES[name].make(root)
-    return made
-
-
-@pytest.fixture
-def load(roots: dict[str, Path]) -> Callable[[str], ImageFiles]:
-    return lambda name: MINIATURES[name].official.load(roots[name])
 
 
 def trained(data: ImageFiles, budget: Budget = SMALL, recipe: str = "pfml", **named: int) -> Result:
@@ -164,23 +118,6 @@ def test_the_budget_has_to_be_of_the_kind_of_the_data(
         run(selecting, load("cub"), 0, SMALL, device=CPU)
 
 
-@pytest.fixture
-def on_the_command_line(
-    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str]]:
-    for name, miniature in MINIATURES.items():
-        monkeypatch.setitem(DATASETS, name, Dataset.of(miniature.official))
-        monkeypatch.setitem(BUDGETS, name, SMALL)
-
-    def call(*arguments: object, name: str = "cub", root: Path | None = None) -> tuple[int, str]:
-        where = ["--results", tmp_path / "results", "--data-root", root or roots[name]]
-        run_it = ["run", "--dataset", name, "--device", "cpu", *where, *arguments]
-        found = CliRunner().invoke(app, list(map(str, run_it)), catch_exceptions=False)
-        return found.exit_code, " ".join(found.output.replace("│", " ").split())
-
-    return call
-
-
 def test_one_command_trains_and_another_reports(
     on_the_command_line: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
@@ -272,15 +209,3 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
     assert kept.read_bytes() == before
     assert on_the_command_line(*command, "--seeds", 0, 1)[0] == 0
     assert [record["seed"] for record in read(tmp_path / "results", "cub")] == [0, 1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MINIATURES)
-@pytest.mark.parametrize("recipe", PAPERS)
-def test_resnet_50_trains_with_the_recipe_of_each_paper(
-    name: str, recipe: str, load: Callable[[str], ImageFiles]
-) -> None:
-    budget = replace(BUDGETS[name], epochs=2, iterations=1, batch_size=6, images_per_class=2)
-    result = trained(load(name), budget, recipe)
-    assert [point["epoch"] for point in result.curve] == [0, 1, 2]
-    assert all(0 <= value <= 1 for value in result.metrics.values())

@@ -265,7 +265,9 @@ def test_settings_name_every_default_and_their_digest_follows_them() -> None:
     ("changed", "message"),
     [
         ({"epochs": 0}, "epochs: expected more than 0; got 0"),
-        ({"optimizer": "sgd"}, "optimizer: expected one of adam, radam; got 'sgd'"),
+        ({"optimizer": "lamb"}, "optimizer: expected one of adam, radam, .*; got 'lamb'"),
+        ({"head_multiple": 0.0}, r"head_multiple: expected a finite number > 0; got 0\.0"),
+        ({"head_multiple": 10.0}, r"head_multiple: expected 1 without a backbone; got 10\.0"),
         ({"weight_decay": -1.0}, r"weight_decay: expected 0 or more; got -1\.0"),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from benchmarks.datasets import DATASETS, banking77, clinc150, texts
+from benchmarks.datasets.folds import training_half
+from benchmarks.datasets.split import Split
 from benchmarks.datasets.texts import Source
 from benchmarks.datasets.tfidf import tfidf
 from tests.benchmarks.text_folders import (
@@ -103,6 +105,21 @@ def test_other_texts_of_test_classes_leave_the_training_features_alone(
     after = clinc150.load_tfidf(tmp_path, source=described(clinc, path))
     assert torch.equal(after.train.images, before.train.images)
     assert not torch.equal(after.test.images, before.test.images)
+
+
+def test_refitted_features_are_those_of_the_texts_that_train_in_the_fold(
+    tmp_path: Path, clinc: Source
+) -> None:
+    again, once = texts.load_tfidf_refit(clinc, tmp_path), texts.load_tfidf(clinc, tmp_path)
+    assert again.name == "clinc150_tfidf_refit"
+    assert torch.equal(again.train.images, once.train.images)  # the final runs are the same
+    refit, kept = (training_half(data, 25, 24).train for data in (again, once))
+    assert isinstance(refit, Split)
+    assert isinstance(kept, Split)
+    assert refit.texts is not None
+    alone = tfidf(refit.texts, [True] * len(refit.texts), width=384)
+    np.testing.assert_allclose(refit.images, alone, atol=1e-6)
+    assert not np.allclose(kept.images, alone, atol=1e-3)
 
 
 @pytest.mark.parametrize("stored", ["npz", "root"])
