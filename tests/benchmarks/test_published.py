@@ -21,7 +21,10 @@ from benchmarks.protocols import PAPER, PROTOCOLS, QUICK, REALITY_CHECK
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget
 from benchmarks.recipes.marks import CODE, OURS, marked
 from benchmarks.recipes.published import PUBLISHED, Row, row_of
-from benchmarks.recipes.published.intra_batch_connections import maximum_and_linear
+from benchmarks.recipes.published.intra_batch_connections import (
+    every_image_in_groups,
+    maximum_and_linear,
+)
 from benchmarks.recipes.published.lifted_structure import image_pairs
 from benchmarks.recipes.published.loss_ensemble import average_alone, shuffled
 from benchmarks.records import Record, read
@@ -119,6 +122,7 @@ def test_published_settings_follow_the_data_set() -> None:
     classes = [row.budget.batch_size / row.budget.images_per_class for row in ibc.values()]
     assert classes == [6, 10, 15, 14]
     assert [row.recipe.loss_args.get("num_heads", 2) for row in ibc.values()] == [2, 8, 8, 4]
+    assert [row.budget.iterations for row in ibc.values()] == [109, 116, 662, 463]  # whole passes
     memory = [PUBLISHED[name]["gsp_zero_shot_memory"] for name in PUBLISHED]
     batches = [row.recipe.loss_args["memory_size"] / row.budget.batch_size for row in memory]
     assert batches == [25, 25, 1400, 400]
@@ -136,6 +140,7 @@ def test_published_settings_follow_the_data_set() -> None:
             assert rows[name].budget.trunk_lr == (1e-5 if few else 1e-4)
     lifted = PUBLISHED["sop"]["lifted_structure_raw"].budget
     assert lifted.steps == 20_000
+    assert not PUBLISHED["sop"]["lifted_structure_raw"].recipe.unit_rows
 
 
 def test_heads_classifier_and_proxies_of_the_ensemble_learn_at_their_released_rates() -> None:
@@ -191,6 +196,12 @@ def test_samplers_of_the_papers_draw_whole_batches_again_and_again() -> None:
     same = labels[drawn[:, 0]] == labels[drawn[:, 1]]
     assert 0.4 < same.float().mean() < 0.6
     assert len(list(image_pairs(labels, budget, 3))) % 6 == 0
+    grouped = replace(budget, images_per_class=3)
+    groups = torch.tensor(list(every_image_in_groups(labels, grouped, 3))).view(-1, 3)
+    assert (labels[groups] == labels[groups[:, :1]]).all()
+    assert set(groups.flatten().tolist()) == set(range(20))
+    for make in (image_pairs, every_image_in_groups):
+        assert list(make(labels, grouped, 3)) != list(make(labels, grouped, 4))
 
 
 def test_poolings_of_the_papers_take_the_maximum_or_leave_the_head_to_the_loss() -> None:
