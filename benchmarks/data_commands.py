@@ -7,10 +7,10 @@ import typer
 from tqdm import tqdm
 
 from benchmarks import features
-from benchmarks.datasets import DATASETS, Data, RawTexts, texts
+from benchmarks.datasets import DATASETS, Data, ImageFiles, RawTexts, texts
 from benchmarks.datasets.omniglot import ENVIRONMENT
 from benchmarks.datasets.photographs import root_of
-from benchmarks.encoders import sentence_encoder, torchvision_encoder
+from benchmarks.encoders import sentence_encoder, torchvision_encoder, torchvision_file_encoder
 from benchmarks.features import Encoder, Rows
 from benchmarks.options import Root, fail, known
 
@@ -125,10 +125,11 @@ def _of_images(
             f"--trunk {trunk} and the folder {folder}."
         )
     data = DATASETS[name].load(root)
+    if isinstance(data, ImageFiles):
+        encoder = torchvision_file_encoder(trunk, weights, folder)
+        return folder / name / f"{trunk}.npy", data.names(folder), encoder
     if not isinstance(data, Data):
-        raise ValueError(
-            f"{name}: expected images that fit in memory; got {name}, of files or of texts."
-        )
+        raise ValueError(f"{name}: expected images; got {name}, of texts that stay texts.")
     images = features.images_of(data)
     if images.ndim != 4:
         raise ValueError(f"{name}: expected images or texts to encode; got features already.")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from benchmarks.crops import REVISITING
+from benchmarks.datasets.image_files import open_rgb
 from benchmarks.features import Encoder
 
 HEADS = ("fc", "classifier", "heads", "head")  # as torchvision names the last layers
@@ -75,7 +77,7 @@ def sentence_encoder(weights: Path) -> Encoder:
 
 
 def torchvision_encoder(trunk: str, weights: Path) -> Encoder:
-    """A classifier of torchvision without its last layers, on the CPU.
+    """A classifier of torchvision without its last layers, on the CPU, for images in memory.
 
     Images get three channels, 224 x 224 pixels by bilinear interpolation, and ImageNet's mean and
     standard deviation.
@@ -87,6 +89,47 @@ def torchvision_encoder(trunk: str, weights: Path) -> Encoder:
     Raises:
         ValueError: torchvision has no such classifier, or the file is missing or of another one.
     """
+    model, about = _classifier(trunk, weights)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> NDArray[np.floating[Any]]:
+        found = []
+        for batch in images.split(BATCH):
+            colour = batch.expand(-1, 3, -1, -1)
+            large = interpolate(colour, size=(IMAGE_SIZE,) * 2, mode="bilinear", antialias=True)
+            found.append(model((large - mean) / std).numpy())
+        return np.concatenate(found)
+
+    return Encoder(about, encode(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)).shape[1], encode)
+
+
+def torchvision_file_encoder(trunk: str, weights: Path, folder: Path) -> Encoder:
+    """The same for pictures in files, named as in ``folder``: shorter side to 256, central crop of
+    224 x 224.
+
+    Raises:
+        ValueError: as :func:`torchvision_encoder`; a file that is no picture, once it is read.
+    """
+    model, about = _classifier(trunk, weights)
+    transform = REVISITING.test()
+
+    @torch.no_grad()
+    def encode(names: list[str]) -> NDArray[np.floating[Any]]:
+        found = []
+        for first in range(0, len(names), BATCH):
+            chosen = names[first : first + BATCH]
+            pictures = torch.stack([transform(open_rgb(folder / name)) for name in chosen])
+            found.append(model(pictures).numpy())
+        return np.concatenate(found)
+
+    with torch.no_grad():
+        width = model(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)).shape[1]
+    return Encoder({**about, "crops": REVISITING.name}, width, encode)
+
+
+def _classifier(trunk: str, weights: Path) -> tuple[nn.Module, dict[str, str]]:
+    """Up to what goes into its last layers; and where it is from."""
     known = torchvision.models.list_models(module=torchvision.models)
     if trunk not in known:
         raise ValueError(
@@ -103,27 +146,11 @@ def torchvision_encoder(trunk: str, weights: Path) -> Encoder:
     for name in HEADS:
         if hasattr(model, name):
             setattr(model, name, nn.Identity())
-    model.eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-
-    @torch.no_grad()
-    def encode(images: Tensor) -> NDArray[np.floating[Any]]:
-        found = []
-        for batch in images.split(BATCH):
-            colour = batch.expand(-1, 3, -1, -1)
-            large = interpolate(colour, size=(IMAGE_SIZE,) * 2, mode="bilinear", antialias=True)
-            found.append(model((large - mean) / std).numpy())
-        return np.concatenate(found)
-
-    return Encoder(
-        {
-            "library": f"torchvision {version('torchvision')}",
-            "trunk": trunk,
-            "weights_sha256": _sha256([weights]),
-        },
-        encode(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)).shape[1],
-        encode,
-    )
+    return model.eval(), {
+        "library": f"torchvision {version('torchvision')}",
+        "trunk": trunk,
+        "weights_sha256": _sha256([weights]),
+    }
 
 
 def _check_folder(weights: Path | None) -> None:

@@ -33,7 +33,7 @@ class Encoder:
     Args:
         about: what its features depend on, as plain JSON.
         width: of its features.
-        encode: texts or (B, channels, H, W) images -> (B, width) floats.
+        encode: texts, names of files, or (B, channels, H, W) images -> (B, width) floats.
     """
 
     about: dict[str, str]
@@ -48,7 +48,7 @@ def build(
 
     Args:
         path: ends in .npy.
-        rows: texts, or (N, channels, H, W) images.
+        rows: texts, names of files, or (N, channels, H, W) images.
         encoder: what makes features of them.
         on_rows: called with the number of rows done, at the start and after each chunk.
 
@@ -120,6 +120,12 @@ def read(path: Path, rows: Rows) -> NDArray[np.float16]:
     return found
 
 
+def encoder_of(path: Path) -> dict[str, str]:
+    """What made features that :func:`read` has read."""
+    made: dict[str, str] = json.loads(_sidecar(path).read_text(encoding="utf-8"))["encoder"]
+    return made
+
+
 def images_of(data: Data) -> Tensor:
     """(N, channels, H, W) that train, then those that validate, then those that test."""
     parts = (data.train, data.validation, data.test)
@@ -149,7 +155,7 @@ def in_place_of_images(data: Data, path: Path) -> Data:
 
 
 def checksum(rows: Rows) -> str:
-    """SHA-256 of the texts, or of the images and their shape."""
+    """SHA-256 of the texts or names, or of the images and their shape."""
     if isinstance(rows, Tensor):
         found = hashlib.sha256(str((rows.dtype, tuple(rows.shape))).encode())
         found.update(rows.contiguous().numpy().data)

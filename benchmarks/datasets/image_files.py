@@ -131,6 +131,12 @@ class ImageFiles:
                 f"{len(twice)} more often, e.g. {twice[0]}", "Use the official files.",
             )  # fmt: skip
 
+    def names(self, folder: Path) -> tuple[str, ...]:
+        """Every file as it is called in this folder: those that train, then those that test, then
+        the gallery."""
+        parts = (self.train, self.test, *([self.gallery] if self.gallery else []))
+        return tuple(Path(path).relative_to(folder).as_posix() for f in parts for path in f.paths)
+
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """(picture, label) of each file, the same at every call.
