@@ -270,4 +270,4 @@ def test_texts_are_verified_and_counted_and_have_no_features_to_build(folder: Pa
         *("--trunk", "resnet18"),
     )
     assert refused.exit_code == 2
-    assert "got clinc150_text, of files or of texts" in plain(refused)
+    assert "got clinc150_text, of texts that stay texts" in plain(refused)
