@@ -13,11 +13,12 @@ from benchmarks.command_line import app
 from benchmarks.datasets import DATASETS, Data, RawTexts, banking77, clinc150
 from benchmarks.datasets.raw_texts import PADDING, Utterances
 from benchmarks.datasets.texts import Source
-from benchmarks.kinds import readable
+from benchmarks.kinds import readable, text_trunk
 from benchmarks.recipes import BUDGETS, RECIPES, TABLES, Budget, Recipe
 from benchmarks.records import read
 from benchmarks.run import run
 from benchmarks.text_trunk import SentenceEncoder
+from pml_extras.pooling import GeneralizedSumPooling
 from tests.benchmarks.small_encoders import stand_in_folder, stand_in_library
 from tests.benchmarks.test_checkpoint import comparable, interrupted
 from tests.benchmarks.text_folders import CLASSES, HALF, banking_folder, clinc_folder, utterances
@@ -186,6 +187,17 @@ def test_wrong_labels_stay_with_texts_of_the_training_half(data: RawTexts, budge
     assert run(RECIPES["contrastive"], data, 0, noisy, device=CPU).metrics != (
         run(RECIPES["contrastive"], data, 0, budget, device=CPU).metrics
     )
+
+
+def test_a_trunk_is_that_of_its_seed_whatever_was_drawn_before(budget: Budget) -> None:
+    def prototypes(seed: int, before: int) -> torch.Tensor:
+        torch.manual_seed(before)
+        pooling = text_trunk(budget, seed, GeneralizedSumPooling).pooling
+        assert isinstance(pooling, GeneralizedSumPooling)
+        return pooling.prototypes
+
+    assert torch.equal(prototypes(0, before=1), prototypes(0, before=2))
+    assert not torch.equal(prototypes(0, before=1), prototypes(1, before=1))
 
 
 def test_a_budget_for_another_kind_of_data_is_refused(
