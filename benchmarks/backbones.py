@@ -153,7 +153,8 @@ def _of_timm(name: str) -> tuple[nn.Module, int]:
         model = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0)
     except RuntimeError as error:  # timm's for a name that it does not know
         raise refuse("backbone", "a name of timm.list_models()", name, str(error)) from error
-    return model, int(model.num_features)
+    width: Any = model.num_features
+    return model, int(width)
 
 
 def _load(model: nn.Module, path: Path) -> None:
