@@ -136,7 +136,7 @@ def test_a_row_with_heads_retrieves_with_what_the_loss_makes_of_the_trunk(
         seen.append((model, unit_rows, found.embeddings))
         return found
 
-    monkeypatch.setattr("benchmarks.run.evaluate", watched)
+    monkeypatch.setattr("benchmarks.watch.evaluate", watched)
     for name, unit in (("ensemble_heads", True), ("ensemble_compressed", False)):
         seen.clear()
         run_once(RECIPES[name], few, budget)
