@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from benchmarks.protocols import QUICK
+from benchmarks.protocols import PROTOCOLS, QUICK
 from benchmarks.recipes import RECIPES
 from benchmarks.recipes.claims import FIELD, PAPERS, Claim, Paper
+from benchmarks.recipes.tables import TABLES
 from benchmarks.reporting.field_picture import FILE as FIELD_PICTURE
 from benchmarks.reporting.heading import seeds_and_devices
 from benchmarks.reporting.judge import FEWEST_SEEDS, NOT_MEASURED, RULE, Judgement, judge
 from benchmarks.reporting.selection import Selection, place_of
-from benchmarks.reporting.tables import markdown, percent
+from benchmarks.reporting.tables import markdown, percent, sides
 
 Measured = Mapping[tuple[str, str], Selection]  # by data set and protocol
 PICTURES = {
@@ -70,12 +71,12 @@ def _judgements(claim: Claim, found: Measured) -> dict[tuple[str, str], Judgemen
 def _introduction(found: Measured) -> str:
     lines = []
     for claim in (claim for paper in PAPERS for claim in paper.claims):
-        judged = [
-            f"{one.verdict} (`{place_of(*key)}`)"
+        rows = [
+            {"data set": f"`{place_of(*key)}`", "verdict": one.verdict, "why": sides(one)}
             for key, one in _judgements(claim, found).items()
             if one.measured
-        ]
-        lines.append({"claim": claim.title, "verdict": ", ".join(judged) or NOT_MEASURED})
+        ] or [{"data set": "", "verdict": NOT_MEASURED, "why": ""}]
+        lines += [{"claim": claim.title, **row} for row in rows]
     return f"""# Claims
 
 <!-- Written by `python -m benchmarks report`; what is changed by hand is lost. -->
@@ -112,8 +113,9 @@ def _of_claim(claim: Claim, found: Measured) -> list[str]:
 def _where(claim: Claim, selection: Selection) -> str:
     fall = f" Falls are from `{claim.clean}` on the same seeds." if claim.clean else ""
     return (
-        f"{seeds_and_devices(selection)}.{fall} Differences in points, mean ± half a 95 % "
-        "t-interval, uncorrected:"
+        f"{seeds_and_devices(selection)}, from [{selection.dataset}.jsonl]"
+        f"(../benchmarks/results/{selection.dataset}.jsonl).{fall} Differences in points, mean ± "
+        "half a 95 % t-interval, uncorrected:"
     )
 
 
@@ -144,9 +146,24 @@ def _commands(judged: Judgement, dataset: str, protocol: str, found: Measured) -
         lacking[place] = [name for name in recipes if name not in done]
     if not any(lacking.values()):  # measured, with other seeds or another budget
         lacking = dict.fromkeys(lacking, recipes)
-    rules = "" if protocol == QUICK.name else f" --protocol {protocol}"
     return [
-        f"python -m benchmarks run --dataset {place}{rules} --recipes {' '.join(names)}"
+        f"python -m benchmarks run --dataset {place}{_rules(place, protocol, found)} "
+        f"--recipes {' '.join(names)}"
         for place, names in lacking.items()
         if names
     ]
+
+
+def _rules(dataset: str, protocol: str, found: Measured) -> str:
+    """What puts a run beside those that there are: protocol, trials and seeds, where they are not
+    the usual ones."""
+    selection = found.get((dataset, protocol))
+    options = [] if protocol == QUICK.name else [f"--protocol {protocol}"]
+    if selection is not None:
+        rules = PROTOCOLS[protocol]
+        trials = selection.protocol.get("trials", 0)
+        if trials != rules.trials:
+            options.append(f"--trials {trials}")
+        if selection.seeds != list(rules.seeds or TABLES[dataset].seeds):
+            options.append(f"--seeds {' '.join(map(str, selection.seeds))}")
+    return "".join(f" {option}" for option in options)

@@ -142,7 +142,7 @@ def _differences(selection: Selection, first: Method) -> str:
 def claims_in_words(selection: Selection) -> str:
     """What the rows say of the papers' claims; "" where they decide none."""
     judged = [judge(claim, selection.dataset, selection) for claim in claims_on(selection.dataset)]
-    lines = [f"- {of.claim.title}: **{of.verdict}**; {_sides(of)}." for of in judged if of.measured]
+    lines = [f"- {of.claim.title}: **{of.verdict}**; {sides(of)}." for of in judged if of.measured]
     if not lines:
         return ""
     return "\n".join(
@@ -150,18 +150,18 @@ def claims_in_words(selection: Selection) -> str:
     )
 
 
-def _sides(judged: Judgement) -> str:
+def sides(judged: Judgement) -> str:
     """How many comparisons lie on which side."""
-    sides = [comparison.side for comparison in judged.comparisons]
-    missing = len(sides) - len(judged.measured)
+    found = [comparison.side for comparison in judged.comparisons]
+    missing = len(found) - len(judged.measured)
     counts = {
-        "as claimed": sides.count(1),
-        "the other way round": sides.count(-1),
-        "undecided": sides.count(0) - missing,
+        "as claimed": found.count(1),
+        "the other way round": found.count(-1),
+        "undecided": found.count(0) - missing,
         "not measured": missing,
     }
     said = [f"{number} {what}" for what, number in counts.items() if number]
-    return f"of {len(sides)} comparison{'s' * (len(sides) != 1)} {', '.join(said)}"
+    return f"of {len(found)} comparison{'s' * (len(found) != 1)} {', '.join(said)}"
 
 
 def on_target(selection: Selection) -> str:
