@@ -93,7 +93,6 @@ def sum_pooling_weights(
     cost = at_least_float32(cost)
     if valid is not None:
         check_valid(valid, (len(cost), cost.shape[2]))
-        cost = cost.masked_fill(~valid[:, None], 0)
     weights: tuple[Tensor, Tensor] = _SumPoolingWeights.apply(
         cost,
         _scalar(mass, cost),
@@ -171,7 +170,9 @@ class _SumPoolingWeights(torch.autograd.Function):
         valid: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         least = cost.amin(dim=1)  # (B, n)
-        kernel = _kernel(cost, least, sharpness)
+        if valid is not None:  # the least of a row is one of a location
+            least = least.masked_fill(~valid, torch.finfo(cost.dtype).max)
+        kernel = _kernel(cost, least, sharpness, valid)
         total = kernel.sum(dim=1)  # (B, n), in [1, m]
         # Sharp costs have digits to lose here, and there are only (B, n) of them.
         above = least.to(mass.dtype) - least.amin(dim=1, keepdim=True)
@@ -203,7 +204,7 @@ class _SumPoolingWeights(torch.autograd.Function):
             return (None,) * 5
         kernel, ctx.kernel = ctx.kernel, None
         if kernel is None:  # backward once more, of a retained graph
-            kernel = _kernel(cost, least, sharpness)
+            kernel = _kernel(cost, least, sharpness, valid)
         # dL/dc_ji = -eps p_i a_ji (v_j - q_i + (1 - sigma_i) (y_i - mean y)), q_i = sum_j a_ji v_j,
         # y = u + q, for gradients u of p and v of z; the mean has weights w = sigma (1 - sigma).
         y = torch.zeros_like(p) if grad_p is None else grad_p
@@ -230,13 +231,17 @@ class _SumPoolingWeights(torch.autograd.Function):
             grad_mass = (mean_y[:, 0] - (p * y).sum(dim=1)).sum() / mass
         if ctx.needs_input_grad[2]:
             smallest = least.amin(dim=1)[:, None, None]
-            grad_sharpness = ((cost - smallest) * grad_cost).sum() / sharpness
+            above = cost - smallest
+            if valid is not None:
+                above.masked_fill_(~valid[:, None], 0)
+            grad_sharpness = (above * grad_cost).sum() / sharpness
         return grad_cost, grad_mass, grad_sharpness, None, None
 
 
-def _kernel(cost: Tensor, least: Tensor, sharpness: Tensor) -> Tensor:
-    """(B, m, n) exp(-eps (c_ji - min_j c_ji)), at most 1."""
-    return (cost - least[:, None]).mul_(-sharpness).exp_()
+def _kernel(cost: Tensor, least: Tensor, sharpness: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, m, n) exp(-eps (c_ji - min_j c_ji)), at most 1; 1 at what is no location."""
+    kernel = (cost - least[:, None]).mul_(-sharpness).exp_()
+    return kernel if valid is None else kernel.masked_fill_(~valid[:, None], 1)
 
 
 def _sum_over(dim: int, x: Tensor, factor: Tensor) -> Tensor:

@@ -126,3 +126,27 @@ def test_the_mean_of_none_is_zero_with_gradient_zero_and_padding_has_no_part():
     assert x.grad is not None
     assert torch.equal(x.grad[:, :, 0], torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]]))
     torch.testing.assert_close(mean_of_valid(x[:1], None), mean[:1])
+
+
+@pytest.mark.parametrize("level", [1e7, -1e7])
+def test_costs_far_from_zero_lose_no_digits_to_the_padding(level):
+    cost = level + torch.rand(1, 3, 6, dtype=torch.float64)
+    kept = torch.tensor([True, True, False, True, True, False])
+    results = []
+    for given_cost, valid in ((cost, kept[None]), (cost[:, :, kept], None)):
+        leaf = given_cost.clone().requires_grad_()
+        sharpness = torch.tensor(20.0, dtype=torch.float64, requires_grad=True)
+        p, z = sum_pooling_weights(leaf, mass=0.3, sharpness=sharpness, valid=valid)
+        p = p if valid is None else p[:, kept]
+        by_cost, by_sharpness = torch.autograd.grad(some_loss(p, z), (leaf, sharpness))
+        by_cost = by_cost if valid is None else by_cost[:, :, kept]
+        results.append((p, z, by_cost, by_sharpness))
+    torch.testing.assert_close(*results, **EXACT)
+
+
+def test_a_mask_takes_no_copy_of_the_costs():
+    cost = torch.rand(2, 3, 5, requires_grad=True)
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: held.append(x), lambda x: x):
+        sum_pooling_weights(cost, mass=0.3, sharpness=5.0, valid=torch.ones(2, 5).bool())
+    assert {x.data_ptr() for x in held if x.shape == cost.shape} == {cost.data_ptr()}
