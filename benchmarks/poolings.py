@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_extras.functional.masked import mean_of_valid
+from pml_extras.functional.precision import at_least_float32
 
 
 class AveragePooling(nn.Module):
@@ -52,5 +53,6 @@ class GeneralizedMeanPooling(AveragePooling):
 
     def pool(self, maps: Tensor, valid: Tensor | None) -> Tensor:
         """(B, C, H, W) or (B, T, C) -> (B, C)."""
+        maps = at_least_float32(maps)  # in float16 the power of the floor is 0, without a logarithm
         powers = maps.clamp(min=self.floor).pow(self.exponent)
         return super().pool(powers, valid).pow(1 / self.exponent)

@@ -208,6 +208,21 @@ def test_the_exponent_of_gem_is_learned_and_its_gradient_finite_at_zero() -> Non
     assert maps.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gem_learns_its_exponent_from_half_maps_too(dtype: torch.dtype) -> None:
+    maps = torch.cat([MAPS, MAPS.clone().index_fill_(1, torch.tensor(1), 0)])  # a silent channel
+    gradients = []
+    for enabled in (True, False):
+        made = GeneralizedMeanPooling(2, 2)
+        made.projection.weight.data = torch.eye(2)
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            rows = made(maps.to(dtype) if enabled else maps)
+        rows.float().sum().backward()
+        assert made.exponent.grad is not None
+        gradients.append(made.exponent.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0.02, atol=0)
+
+
 class Spy(BaseMiner):  # type: ignore[misc]
     widths: list[int]
 
