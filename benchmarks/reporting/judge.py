@@ -119,7 +119,8 @@ def judge(
     Args:
         claim: what is said.
         dataset: where it is tested.
-        measured: rows of that data set; None: there are none.
+        measured: rows of that data set; None: there are none. Of budgets of their own two rows are
+            compared where these are the same.
         clean: those of the claim's ``clean``; compared where the budget is the same but for the
             label noise.
     """
@@ -133,22 +134,39 @@ def judge(
 def _compared(
     claim: Claim, pair: tuple[str, str], measured: Selection | None, clean: Selection | None
 ) -> Comparison:
+    parts = (measured,) if claim.clean is None else (measured, clean)
+
     def of(metric: str) -> list[float]:
         one, other = (_by_seed(claim, recipe, metric, measured, clean) for recipe in pair)
         return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
 
+    if not _of_one_budget(pair, parts):
+        return Comparison(*pair, [], [])
     return Comparison(*pair, of("recall_at_1"), of("mean_average_precision_at_r"))
+
+
+def _of_one_budget(pair: tuple[str, str], parts: Sequence[Selection | None]) -> bool:
+    """Whether two rows have the same budget, on all data sets the same but for the label noise."""
+    budgets = [[_budget(part, recipe) for recipe in pair] for part in parts if part is not None]
+    return len(budgets) == len(parts) and all(
+        one == other and _but_for_noise(one) == _but_for_noise(budgets[0][0])
+        for one, other in budgets
+    )
+
+
+def _budget(selection: Selection, recipe: str) -> dict[str, Any]:
+    """That of all rows, or where they have their own that of this one."""
+    own = (method.budget for method in selection.methods if method.recipe == recipe)
+    return selection.budget or next(own, {})
 
 
 def _by_seed(
     claim: Claim, recipe: str, metric: str, measured: Selection | None, clean: Selection | None
 ) -> dict[int, float]:
-    """The recipe's values, or what noise adds to them; empty where that was not measured."""
+    """The recipe's values, or what noise adds to them."""
     values = _values(measured, recipe, metric)
     if claim.clean is None:
         return values
-    if measured is None or clean is None or _but_for_noise(measured) != _but_for_noise(clean):
-        return {}
     before = _values(clean, recipe, metric)
     return {seed: values[seed] - before[seed] for seed in values.keys() & before.keys()}
 
@@ -163,5 +181,5 @@ def _values(selection: Selection | None, recipe: str, metric: str) -> dict[int, 
     }
 
 
-def _but_for_noise(selection: Selection) -> dict[str, Any]:
-    return {name: value for name, value in selection.budget.items() if name != "label_noise"}
+def _but_for_noise(budget: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in budget.items() if name != "label_noise"}

@@ -39,7 +39,7 @@ def _sheet(selection: Selection, path: Path) -> None:
 
 
 PICTURES = (
-    Picture("forest", "Paired differences", lambda of: bool(compared(of)[1]), forest),
+    Picture("forest", "Paired differences", lambda of: bool(of.budget and compared(of)[1]), forest),
     Picture("curves", "Learning curves", lambda of: not of.evaluated_once, learning_curves),
     Picture("neighbours", "Nearest neighbours", lambda of: True, _sheet),
     Picture("losses", "Parts of the loss", plots.has_statistics, plots.loss_statistics),

@@ -17,6 +17,7 @@ from benchmarks.recipes.claims import ENSEMBLE, FIELD, LIFTED, PAPERS, POOLING, 
 from benchmarks.records import Record
 from benchmarks.reporting import claims_page, tables
 from benchmarks.reporting.claims_page import Measured, measured, page, verdicts
+from benchmarks.reporting.pictures import pictures_of
 from benchmarks.reporting.selection import select
 from pml_extras.losses import PotentialFieldLoss
 
@@ -165,7 +166,7 @@ def test_the_fall_under_noise_is_taken_from_the_clean_data_set(made_up: MadeUp) 
     assert "confirmed" not in noise_alone
     assert re.findall(r"--dataset (\w+)", noise_alone) == [CLEAN]
     other = {key: of for key, of in both.items() if of.dataset == NOISE} | {
-        (CLEAN, "quick"): replace(both[CLEAN, "quick"], budget={})
+        (CLEAN, "quick"): replace(both[CLEAN, "quick"], budget={"epochs": 99})
     }
     of_another_budget = section(page(other), UNDER_NOISE)
     assert re.findall(r"--dataset (\w+)", of_another_budget) == [NOISE, CLEAN]
@@ -259,3 +260,25 @@ def test_a_command_measures_what_is_missing_beside_what_is_there(made_up: MadeUp
         "python -m benchmarks run --dataset clinc150_tfidf --protocol reality-check --trials 5 "
         "--seeds 0 1 --recipes normalized_softmax\n" in text
     )
+
+
+def test_rows_with_budgets_of_their_own_are_compared_with_none_of_another(made_up: MadeUp) -> None:
+    def record(recipe: str, seed: int, epochs: int) -> Record:
+        made = made_up(recipe, seed, 0.5 + seed / 10 + len(recipe) / 100, "omniglot")
+        made["settings"] = {
+            **made["settings"],
+            "budget": {**made["settings"]["budget"], "epochs": epochs},
+            "protocol": {"name": "paper", "epoch_selected_on": "test", "found": None},
+        }
+        return made
+
+    longer = {"lifted_structure_raw": 8, "contrastive": 8, "triplet_semihard": 2}
+    records = [record(recipe, seed, n) for recipe, n in longer.items() for seed in (0, 1)]
+    (selection,) = measured([select("omniglot", records, "paper")]).values()
+    of_claim = section(page({("omniglot", "paper"): selection}), LIFTED.claims[0].title)
+    assert " minus Contrastive " in of_claim
+    assert " minus Triplet" not in of_claim
+    assert "of 2 comparisons 1 as claimed, 1 not measured" in tables.table(selection)
+    assert "forest" not in {picture.name for picture in pictures_of(selection)}
+    alike = replace(selection, methods=selection.methods[:2], budget=BUDGETS["omniglot"].settings())
+    assert "forest" in {picture.name for picture in pictures_of(alike)}
