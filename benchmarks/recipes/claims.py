@@ -23,6 +23,8 @@ class Claim:
         datasets: on each of which it is judged, by the rows that its table has.
         clean: data set without the label noise: no higher Recall@1 is claimed, but a smaller fall
             from there. None: there is no such comparison.
+        stated: whether something that was read says so of the paper; a question of ours, or what was
+            inferred, is tested like a claim and counts neither for nor against the paper.
     """
 
     title: str
@@ -32,6 +34,7 @@ class Claim:
     worse: tuple[str, ...]
     datasets: tuple[str, ...]
     clean: str | None = None
+    stated: bool = True
 
     def pairs(self, dataset: str) -> list[tuple[str, str]]:
         """Better and worse of each comparison on a data set."""
@@ -209,6 +212,7 @@ ENSEMBLE = Paper(
             better=(loss_ensemble.SIMPLEX.name, loss_ensemble.SQUARED.name),
             worse=MEMBERS,
             datasets=ENSEMBLE_SETS,
+            stated=False,
         ),
     ),
 )
@@ -245,6 +249,7 @@ POOLING = Paper(
             better=("gsp",),
             worse=("max_pooling", "gem_pooling"),
             datasets=COLLAGES,
+            stated=False,
         ),
         Claim(
             "Generalized sum pooling of the tokens of a text beats their mean",
@@ -253,6 +258,7 @@ POOLING = Paper(
             better=("gsp",),
             worse=("average_pooling",),
             datasets=TOKENS,
+            stated=False,
         ),
     ),
     "The published loss as a whole, with a memory, is another loss than those of the other "

@@ -5,7 +5,7 @@ ours. A setting that is not listed at all has no mark, and is refused.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 from benchmarks.backbones import Backbone
@@ -143,13 +143,14 @@ OF_PFML: Published = {
     "epochs": {PAPER: (200,)},
     "embedding_size": {PAPER: (512,)},
     "optimizer": {PAPER: ("adam",)},
-    "backbone": {PAPER: (Backbone("resnet50"),)},
 }
-"""Of the potential field with ResNet-50, in general; the paper is silent on training crops."""
+"""Of the potential field with ResNet-50, in general; the paper is silent on training crops, and on
+the batch norm of other sets than those of the rows."""
 OF_PFML_ROWS: Published = {
     **OF_PFML,
     "batch_size": {PAPER: (100,)},
     "warm_up_epochs": {PAPER: (1,)},
+    "backbone": {PAPER: (Backbone("resnet50"),)},
 }
 OF_BUDGETS: Mapping[str, Published] = {
     "cub": {**OF_PFML_ROWS, "weight_decay": {PAPER: (5e-4,)}},
@@ -201,7 +202,8 @@ BUDGET_FIELDS = (
 
 
 def marked(recipe: Recipe, dataset: str, budget: Budget) -> dict[str, tuple[Any, Mark]]:
-    """Every setting of a run by its path in the record, as "loss.margin", with its mark.
+    """Every setting of a run by its path in the record, as "loss.margin", with its mark; that of a
+    backbone is of the network and its batch norm, whatever weights it starts from.
 
     Raises:
         ValueError: a setting without a mark.
@@ -216,7 +218,8 @@ def marked(recipe: Recipe, dataset: str, budget: Budget) -> dict[str, tuple[Any,
         published = of_budget.get(name, NOWHERE)
         if name not in BUDGET_FIELDS:
             raise _unmarked(recipe, f"budget.{name}")
-        found[f"budget.{name}"] = (value, _mark(published, value))
+        unloaded = replace(value, weights=None) if isinstance(value, Backbone) else value
+        found[f"budget.{name}"] = (value, _mark(published, unloaded))
     for part in PARTS:
         found |= dict(_of_part(recipe, part, settings.get(part)))
     if recipe.schedule is not None:

@@ -43,13 +43,17 @@ def page(found: Measured) -> str:
 
 
 def verdicts(found: Measured) -> dict[str, str]:
-    """How often a class's paper was found to be right and wrong, with a link, by class."""
+    """How often what a class's paper states was found to be right and wrong, each data set and
+    protocol by itself, with a link, by class."""
     return {name: _counted(paper, found) for paper in PAPERS for name in paper.classes}
 
 
 def _counted(paper: Paper, found: Measured) -> str:
     counts = Counter(
-        judged.verdict for claim in paper.claims for judged in _judgements(claim, found).values()
+        judged.verdict
+        for claim in paper.claims
+        if claim.stated
+        for judged in _judgements(claim, found).values()
     )
     said = [f"{n} {verdict}" for verdict, n in sorted(counts.items()) if verdict != NOT_MEASURED]
     place = paper.title.lower().replace(" ", "-")

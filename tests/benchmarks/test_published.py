@@ -111,6 +111,28 @@ def test_marks_of_a_row_are_those_of_its_authors_until_a_value_is_changed(
     assert again["budget.batch_size"][1] == OURS
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset", "mark"),
+    [
+        ("ibc", "cub", CODE),
+        ("pfml", "cub", "paper"),
+        ("pfml_2", "sop", OURS),  # of neither is its batch norm known
+        ("gsp", "cub", OURS),
+    ],
+)
+def test_the_mark_of_a_network_is_the_same_from_whatever_weights_it_starts(
+    name: str, dataset: str, mark: str, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    for start in (None, weights):
+        ((recipes, budget, _),) = jobs_of([RECIPES[name]], dataset, PAPER, {}, start)
+        backbone, found = marked(recipes[0], dataset, budget)["budget.backbone"]
+        assert (backbone.weights, found) == (start, mark)
+    other = replace(budget, backbone=replace(budget.backbone, name="resnet18"))  # type: ignore[type-var]
+    assert marked(recipes[0], dataset, other)["budget.backbone"][1] == OURS
+
+
 def test_a_mark_of_something_that_is_no_setting_is_refused() -> None:
     row = PUBLISHED["cub"]["ibc"]
     with pytest.raises(ValueError, match=r"released: expected settings of a budget; got \['lr'\]"):

@@ -49,7 +49,7 @@ def _row(base: Recipe, dataset: str) -> Row:
         backbone=Backbone("resnet50"),
         crops=replace(SUM_POOLING, colours=IMAGENET),
     )
-    return Row(recipe, budget, RELEASED - {"epochs", "crops"} | {"iterations"})
+    return Row(recipe, budget, RELEASED - {"epochs", "backbone", "crops"} | {"iterations"})
 
 
 ROWS = {

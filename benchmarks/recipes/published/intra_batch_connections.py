@@ -3,7 +3,8 @@
 That of Stanford Online Products has no message passing, though its README says that configurations
 are the paper's; and that of Cars196 concatenates its two layers, which its configuration for tests
 does not. As released, each run reports its best epoch by Recall@1 of the test classes, which also
-chose the weights that it was reloaded with.
+chose the weights that it was reloaded with. An epoch, 70 as released, has as many steps as would
+hold every image once; a pass of the released sampler repeats images and takes more.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -3,7 +3,7 @@
 20,000 steps, cut here into 20 epochs, on pairs of which half are positive, at the largest of four
 widths. The rate, which would be lowered after 32,000 steps, is constant. Biases have the rate and
 the decay of weights, where there they have twice the rate and no decay. GoogLeNet has frozen batch
-norm here, and none there.
+norm here and no dropout before the embedding, where there it has none and 0.4.
 """
 
 from collections.abc import Iterable, Iterator
