@@ -23,7 +23,7 @@ class Claim:
         datasets: on each of which it is judged, by the rows that its table has.
         clean: data set without the label noise: no higher Recall@1 is claimed, but a smaller fall
             from there. None: there is no such comparison.
-        stated: whether something that was read says so of the paper; a question of ours, or what was
+        stated: whether anything read says that the paper claims it; a question of ours, or what was
             inferred, is tested like a claim and counts neither for nor against the paper.
     """
 
