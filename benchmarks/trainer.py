@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from benchmarks.recipes import Budget
 from pml_extras._checks import refuse
 from pml_extras.functional.precision import at_least_float32
+from pml_extras.pooling import GeneralizedSumPooling
 from pml_extras.training import GradCache
 
 
@@ -88,4 +89,11 @@ def check_parts(trunk: nn.Module, budget: Budget) -> None:
             "a trunk without batch norm in training mode, which would see each part by itself",
             f"{type(trunk).__name__} with it",
             "Take features or a backbone with frozen batch norm, or leave it out.",
+        )
+    if any(isinstance(m, GeneralizedSumPooling) and not m.started for m in trunk.modules()):
+        raise refuse(
+            "sub_batch",
+            "a pooling that is the same in both passes of a part",
+            "generalized sum pooling, whose prototypes start while it is trained",
+            "Leave it out, or take recipes of another pooling.",
         )

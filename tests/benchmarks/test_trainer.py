@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from benchmarks.reporting.selection import Method, Selection
 from benchmarks.run import run, seeded_sampler
 from benchmarks.trainer import Trainer, check_parts, scaler_for
 from benchmarks.trunk import Trunk
+from pml_extras.pooling import GeneralizedSumPooling
 from tests.benchmarks.few_features import BUDGET, WIDTH, few_features
 from tests.benchmarks.test_checkpoint import comparable, interrupted
 
@@ -158,6 +160,21 @@ def test_parts_are_refused_where_batch_norm_would_see_them() -> None:
         message = r"sub_batch: expected a trunk without batch norm in training .* leave it out"
         with pytest.raises(ValueError, match=message):
             check_parts(trunk, budget)
+
+
+def test_parts_are_refused_where_prototypes_would_start_between_them() -> None:
+    waiting, started = (
+        ImageTrunk(
+            Backbone("resnet18"),
+            4,
+            partial(GeneralizedSumPooling, num_prototypes=2, startup_size=n),
+        )
+        for n in (4, 0)
+    )
+    check_parts(started, budget_of(**PARTS))
+    check_parts(waiting, budget_of())
+    with pytest.raises(ValueError, match=r"sub_batch: expected a pooling .* recipes of another"):
+        check_parts(waiting, budget_of(**PARTS))
 
 
 def test_the_curve_has_the_mean_over_all_batches_and_steps_are_counted() -> None:
