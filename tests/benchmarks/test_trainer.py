@@ -163,13 +163,9 @@ def test_parts_are_refused_where_batch_norm_would_see_them() -> None:
 
 
 def test_parts_are_refused_where_prototypes_would_start_between_them() -> None:
+    pooling = partial(GeneralizedSumPooling, num_prototypes=2)
     waiting, started = (
-        ImageTrunk(
-            Backbone("resnet18"),
-            4,
-            partial(GeneralizedSumPooling, num_prototypes=2, startup_size=n),
-        )
-        for n in (4, 0)
+        ImageTrunk(Backbone("resnet18"), 4, partial(pooling, startup_size=size)) for size in (4, 0)
     )
     check_parts(started, budget_of(**PARTS))
     check_parts(waiting, budget_of())
