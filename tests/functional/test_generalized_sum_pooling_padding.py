@@ -72,9 +72,10 @@ def test_whatever_stands_in_the_padding_changes_nothing():
     results = []
     for padding in (0.0, -1e30, math.inf, math.nan):
         leaf = cost.masked_fill(~valid[:, None], padding).requires_grad_()
-        p, z = sum_pooling_weights(leaf, mass=0.3, sharpness=5.0, valid=valid)
+        sharpness = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+        p, z = sum_pooling_weights(leaf, mass=0.3, sharpness=sharpness, valid=valid)
         plan = sum_pooling_plan(leaf, mass=0.3, sharpness=5.0, valid=valid)
-        results.append((p, z, plan, *torch.autograd.grad(some_loss(p, z), leaf)))
+        results.append((p, z, plan, *torch.autograd.grad(some_loss(p, z), (leaf, sharpness))))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
