@@ -93,7 +93,9 @@ def run_command(
     sub_batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Rows of a batch that a trunk takes at a time: less memory, same batch."
+            min=1,
+            help="Rows of a batch that a trunk takes at a time: less memory, same batch. Not for "
+            "trunks whose batch norm is trained, as those of digits and omniglot.",
         ),
     ] = None,
     data_root: Root = None,

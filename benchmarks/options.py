@@ -1,6 +1,7 @@
 """What several commands of the command line share: options, and mistakes that end with exit 2."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,8 +23,10 @@ def known(
 ) -> None:
     """Refuse a name that is none of the known ones."""
     if name not in names:
+        near = get_close_matches(name, list(names), n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
         raise typer.BadParameter(
-            f"{option}: expected one of {', '.join(names)}; got {name!r}. {where} shows them."
+            f"{option}: expected one of {', '.join(names)}; got {name!r}.{meant} {where} shows them."
         )
 
 

@@ -113,6 +113,7 @@ def test_smoke_leaves_the_committed_results_alone(
     ("arguments", "message"),
     [
         (["run", "--recipes", "contrastiv"], "--recipes: expected one of"),
+        (["run", "--recipes", "contrastiv"], "got 'contrastiv'. Did you mean contrastive?"),
         (
             ["run", "--dataset", "cars"],
             f"--dataset: expected one of {', '.join(DATASETS)}; got 'cars'",
