@@ -26,7 +26,8 @@ def known(
         near = get_close_matches(name, list(names), n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise typer.BadParameter(
-            f"{option}: expected one of {', '.join(names)}; got {name!r}.{meant} {where} shows them."
+            f"{option}: expected one of {', '.join(names)}; got {name!r}.{meant} "
+            f"{where} shows them."
         )
 
 
